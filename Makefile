@@ -1,0 +1,75 @@
+# `make` alone says what there is. Everything runs in $(VENV), which is made
+# once and brought up to date only when pyproject.toml has changed.
+
+PYTHON ?= python3
+VENV ?= .venv
+# Extras of pyproject.toml to install besides, e.g. EXTRAS="parity cuda".
+EXTRAS ?=
+
+BIN := $(VENV)/bin
+WORKDIR ?= runs/quickstart
+
+.DEFAULT_GOAL := help
+# Two pip processes must not write into one environment.
+.NOTPARALLEL:
+.PHONY: help quickstart test test-slow lint format clean
+
+help:  ## Say what there is.
+	@echo 'make TARGET [PYTHON=python3.12] [EXTRAS="cuda ..."]'
+	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' $(MAKEFILE_LIST) \
+	  | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
+
+quickstart: $(EXTRAS:%=$(VENV)/.has-%) $(VENV)/.has-package
+quickstart:  ## Train and evaluate a tiny model from nothing, on any machine.
+	$(BIN)/python -m shared_bert.main --config=configs/quickstart.py \
+	  --workdir=$(WORKDIR)
+
+test: $(EXTRAS:%=$(VENV)/.has-%) $(VENV)/.has-dev
+test:  ## Run the tests on eight simulated devices, then some on one.
+	$(BIN)/python -m pytest -q -m 'not slow'
+	SHARED_BERT_TEST_DEVICES=1 \
+	  $(BIN)/python -m pytest -q -m 'devices and not slow'
+
+test-slow: $(EXTRAS:%=$(VENV)/.has-%) $(VENV)/.has-dev
+test-slow:  ## Run every test, the slow ones included.
+	$(BIN)/python -m pytest -q
+	SHARED_BERT_TEST_DEVICES=1 $(BIN)/python -m pytest -q -m devices
+
+lint: $(VENV)/.has-dev
+lint:  ## Check style, formatting and types.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+format: $(VENV)/.has-dev
+format:  ## Mend what ruff can mend.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove the environment and caches; runs are kept.
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says that the package (.has-package) or one extra (.has-dev, ...)
+# is installed as the present pyproject.toml asks. pip leaves alone whatever
+# is there already, so a later extra adds only what it adds.
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/.has-package: pyproject.toml $(VENV)/.made
+	@echo 'Installing shared_bert into $(VENV); the first time takes minutes.'
+	$(INSTALL) --editable .
+	@touch $@
+
+# An extra brings the package along.
+$(VENV)/.has-%: pyproject.toml $(VENV)/.made
+	@echo 'Installing shared_bert[$*] into $(VENV); this may take minutes.'
+	$(INSTALL) --editable '.[$*]'
+	@touch $@ $(VENV)/.has-package
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  2>/dev/null || { echo '$(PYTHON) is not Python 3.11 or later: name one' \
+	  'that is, for example `make PYTHON=python3.12 $(MAKECMDGOALS)`.' >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@

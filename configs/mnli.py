@@ -1,0 +1,12 @@
+"""Fine-tuning on mnli: `configs/glue.py` with this task.
+
+  python -m shared_bert.main --config=configs/mnli.py \
+    --config.data.glue_dir=glue --config.init_from=runs/pretrain-base
+"""
+
+from shared_bert import config as config_lib
+
+
+def get_config(arg=None):
+  """As `configs/glue.py`; `arg` may name `size` and `attention`."""
+  return config_lib.glue_config('mnli', arg)

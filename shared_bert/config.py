@@ -1,0 +1,321 @@
+"""The keys of a run, their defaults, and what cannot work.
+
+Every config starts from `pretrain_defaults` or `finetune_defaults` and is
+locked: a key that is not here is an error.
+"""
+
+import ast
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from shared_bert.errors import UserError
+from shared_bert.model.config import BertConfig
+
+
+def _model() -> ConfigDict:
+  return ConfigDict(
+    {
+      'attention': 'shared',  # standard, symmetric, pairwise, tied, tied_kv
+      'size': 'base',  # tiny, mini, small, medium, base, large
+      'num_layers': placeholder(int),  # None: as the size has it
+      'hidden_size': placeholder(int),
+      'num_heads': placeholder(int),
+      'intermediate_size': placeholder(int),
+      'max_positions': 512,
+      'hidden_dropout': 0.1,
+      'attention_dropout': 0.1,
+      'pre_norm': False,
+      'diagonal_init': 'ones',  # of d_q, d_k, d_v: ones or normal
+      'role_bias': False,  # one bias a role instead of the shared one
+      'pairwise_init': 'normal',  # of U: normal or identity
+      'dtype': 'auto',  # bfloat16 on accelerators, float32 on CPU
+      'scan_layers': True,
+      'remat': 'none',  # full, dots
+    }
+  )
+
+
+def _train() -> ConfigDict:
+  return ConfigDict(
+    {
+      'epochs': placeholder(float),  # passes over the training rows, or
+      'steps': placeholder(int),  # steps; these count where both are given
+      'batch_size': 32,  # rows a step, over all devices
+      'accumulation': 1,  # micro-batches a step is cut into
+      'learning_rate': 1e-4,
+      'schedule': 'linear',  # after the warm-up: linear, cosine, constant
+      'warmup_ratio': 0.1,  # a share of all steps, or
+      'warmup_steps': placeholder(int),  # steps; these count where given
+      'weight_decay': 0.01,
+      # As google-research/bert, optimization.py; diagonals like scales.
+      'no_decay': r'(bias|scale|/d_[qkv])$',
+      'diagonal_learning_rate_scale': 1.0,
+      'clip_norm': 1.0,  # 0 for none
+      'beta1': 0.9,
+      'beta2': 0.999,
+      'epsilon': 1e-6,
+      'log_every': 50,  # steps
+      'eval_every': 0,  # steps; 0: each epoch (fine-tuning), at the end
+      'checkpoint_every': 1000,  # steps
+      'keep_checkpoints': 2,  # newest ones; the best is kept besides
+    }
+  )
+
+
+def pretrain_defaults() -> ConfigDict:
+  """Masked-word pre-training; BERT's recipe where it is known."""
+  return ConfigDict(
+    {
+      'job': 'pretrain',
+      'seed': 0,
+      'init_from': '',  # a workdir or checkpoint to start the encoder from
+      'tensorboard': True,
+      'model': _model(),
+      'train': _train(),
+      'data': {
+        'source': 'text',  # text or toy
+        'corpus': '',  # a folder that shared_bert.prepare wrote
+        'text': '',  # or text files (a glob), prepared into data.dir first
+        'dir': 'data',  # where prepared corpora are put
+        'vocab': '',  # vocab.txt or tokenizer.json for data.text
+        'vocab_size': 30522,  # or train one of this size, once
+        'seq_len': 128,
+        'mask_ratio': 0.15,
+        'heldout_rows': 2048,  # rows of each evaluation; 0 for all
+      },
+    }
+  )
+
+
+def finetune_defaults() -> ConfigDict:
+  """Fine-tuning on a GLUE task; BERT's recipe."""
+  config = ConfigDict(
+    {
+      'job': 'finetune',
+      'seed': 0,
+      'init_from': '',  # a workdir or checkpoint; empty: from scratch
+      'tensorboard': True,
+      'model': _model(),
+      'train': _train(),
+      'data': {
+        'source': 'local',  # local or toy
+        'task': 'mnli',
+        'glue_dir': '',  # in the layout of the official archives
+        'vocab': '',  # only without init_from
+        'seq_len': 128,
+        'length_buckets': (32, 64, 96, 128),  # batches are cut to the least
+        'eval_batch_size': 128,
+        'predict_test': True,  # write the leaderboard's files
+      },
+    }
+  )
+  config.train.epochs = 3.0
+  config.train.learning_rate = 5e-5
+  config.train.checkpoint_every = 0
+  return config
+
+
+def glue_config(task: str, arg: str | None = None) -> ConfigDict:
+  """Fine-tuning on one GLUE task.
+
+  Args:
+    task: of `shared_bert.data.glue_tasks.TASKS`, unless `arg` names one.
+    arg: after the colon of `--config=`: `task`, `size`, `attention`.
+  """
+  args = parse_arg(arg, task=task, size='base', attention='shared')
+  config = finetune_defaults()
+  config.data.task = args.task
+  config.model.size = args.size
+  config.model.attention = args.attention
+  return config
+
+
+def quickstart_defaults() -> ConfigDict:
+  """Pre-training and fine-tuning of several mechanisms, side by side."""
+  pretrain, finetune = pretrain_defaults(), finetune_defaults()
+  for config in (pretrain, finetune):
+    config.data.source = 'toy'
+    config.model.size = 'tiny'
+  finetune.data.task = 'toy'
+  return ConfigDict(
+    {
+      'job': 'quickstart',
+      'attentions': ('shared', 'standard'),
+      'pretrain': pretrain,
+      'finetune': finetune,
+    }
+  )
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+  """Reads what follows the colon of `--config=FILE:key=value,…`.
+
+  Args:
+    arg: such as `task=cola,size=tiny`; or None.
+    **defaults: the keys there are, with their defaults, whose types the
+      values take.
+
+  Raises:
+    UserError: for a key that is not there or a value of another type.
+  """
+  values = ConfigDict(defaults)
+  for item in filter(None, (arg or '').split(',')):
+    key, equals, text = item.partition('=')
+    if key not in defaults or not equals:
+      raise UserError(
+        f'--config=…:{item} is not known: after the colon stand '
+        f'{", ".join(f"{k}=…" for k in defaults)}, with commas between.'
+      )
+    default = defaults[key]
+    try:
+      values[key] = (
+        text if isinstance(default, str) else
+        type(default)(ast.literal_eval(text))
+      )
+    except (ValueError, SyntaxError) as error:
+      raise UserError(
+        f'--config=…:{item} should be a {type(default).__name__}.'
+      ) from error
+  return values
+
+
+def model_config(config: ConfigDict, vocab_size: int, platform: str):
+  """The `BertConfig` that a run's `model` keys describe.
+
+  Args:
+    config: of a run.
+    vocab_size: of its tokenizer.
+    platform: of the devices; `auto` computes in bfloat16 unless it is `cpu`.
+
+  Raises:
+    UserError: for impossible values.
+  """
+  keys = {k: v for k, v in config.model.items() if v is not None}
+  if keys['dtype'] == 'auto':
+    keys['dtype'] = 'float32' if platform == 'cpu' else 'bfloat16'
+  model = BertConfig.of_size(
+    keys.pop('size'), vocab_size=vocab_size, **keys
+  )
+  if config.data.seq_len > model.max_positions:
+    raise UserError(
+      f'data.seq_len={config.data.seq_len} is longer than '
+      f'model.max_positions={model.max_positions}: shorten the one or raise '
+      'the other.'
+    )
+  return model
+
+
+def total_steps(config: ConfigDict, num_rows: int) -> int:
+  """Optimiser steps of a run over `num_rows` training rows."""
+  if config.train.steps is not None:
+    return config.train.steps
+  return max(
+    1, round(config.train.epochs * num_rows / config.train.batch_size)
+  )
+
+
+def warmup_steps(config: ConfigDict, total: int) -> int:
+  """Warm-up steps of a run of `total` steps."""
+  if config.train.warmup_steps is not None:
+    return config.train.warmup_steps
+  return int(config.train.warmup_ratio * total)
+
+
+_AT_LEAST_ONE = (
+  'train.batch_size',
+  'train.accumulation',
+  'train.log_every',
+  'train.keep_checkpoints',
+  'data.seq_len',
+)
+_NOT_NEGATIVE = (
+  'train.learning_rate',
+  'train.warmup_ratio',
+  'train.weight_decay',
+  'train.clip_norm',
+  'train.eval_every',
+  'train.checkpoint_every',
+)
+
+
+def _get(config: ConfigDict, key: str) -> Any:
+  for part in key.split('.'):
+    config = config[part]
+  return config
+
+
+def validate(config: ConfigDict) -> None:
+  """Refuses what cannot work, before anything is read or compiled.
+
+  Raises:
+    UserError: naming the key and the mend.
+  """
+  if config.job == 'quickstart':
+    for part in (config.pretrain, config.finetune):
+      validate(part)
+    return
+  if config.job not in ('pretrain', 'finetune'):
+    raise UserError(
+      f'job={config.job!r} is not known: use pretrain or finetune.'
+    )
+  for key in _AT_LEAST_ONE:
+    if _get(config, key) < 1:
+      raise UserError(f'{key}={_get(config, key)} must be at least 1.')
+  for key in _NOT_NEGATIVE:
+    if _get(config, key) < 0:
+      raise UserError(f'{key}={_get(config, key)} must not be negative.')
+  train, data = config.train, config.data
+  if train.steps is None and train.epochs is None:
+    raise UserError('set train.steps or train.epochs: how long to train.')
+  if (train.steps if train.steps is not None else train.epochs) <= 0:
+    raise UserError('train.steps or train.epochs must be above 0.')
+  if train.batch_size % train.accumulation:
+    raise UserError(
+      f'train.batch_size={train.batch_size} cannot be cut into '
+      f'train.accumulation={train.accumulation} equal parts.'
+    )
+  sources = ('text', 'toy') if config.job == 'pretrain' else ('local', 'toy')
+  if data.source not in sources:
+    raise UserError(
+      f'data.source={data.source!r} is not known for job={config.job}: use '
+      f'{" or ".join(sources)}.'
+    )
+  if config.job == 'pretrain':
+    _validate_pretrain(config)
+  else:
+    _validate_finetune(config)
+  # The values of the model's keys, with any vocabulary.
+  model_config(config, 1000, 'cpu')
+
+
+def _validate_pretrain(config: ConfigDict) -> None:
+  data = config.data
+  if not 0 < data.mask_ratio < 1:
+    raise UserError(f'data.mask_ratio={data.mask_ratio} must be in (0, 1).')
+  if data.source == 'text' and bool(data.corpus) == bool(data.text):
+    raise UserError(
+      'set data.corpus to a folder that `python -m shared_bert.prepare` '
+      'wrote, or data.text to your text files (such as "books/*.txt"), and '
+      'only one of them.'
+    )
+
+
+def _validate_finetune(config: ConfigDict) -> None:
+  data = config.data
+  if data.source == 'local' and not data.glue_dir:
+    raise UserError(
+      'data.glue_dir is not set: name the folder that holds CoLA, SST-2, '
+      'MRPC and the others in the layout of the official GLUE archives.'
+    )
+  if data.source == 'local' and not (config.init_from or data.vocab):
+    raise UserError(
+      'set init_from to the workdir of a pre-training run (its vocabulary is '
+      'used), or data.vocab to a vocab.txt to train from scratch.'
+    )
+  if list(data.length_buckets) != sorted(set(data.length_buckets)):
+    raise UserError(
+      f'data.length_buckets={data.length_buckets} must rise from short to '
+      'long.'
+    )

@@ -1,0 +1,1 @@
+"""Text in, arrays out; knows nothing of the model or of training."""

@@ -1,0 +1,357 @@
+"""BERT's tokenizer: one vocabulary, one hash, files others can read.
+
+The work is done by the `tokenizers` library; this module pins it to the
+rules of BERT (Devlin et al., arXiv 1810.04805; google-research/bert
+`tokenization.py`) and gives every vocabulary an identity, `sha256`, that
+corpora and checkpoints record.
+
+Text is never searched for special tokens: a literal `[SEP]` in a sentence is
+three pieces, `[`, `sep`, `]`, so that data cannot forge the layout of a row.
+"""
+
+import hashlib
+import itertools
+import json
+import pathlib
+from collections.abc import Iterable, Sequence
+
+import tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+from shared_bert.errors import UserError
+
+SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
+# A longer word is [UNK]; the value of Hugging Face's BertTokenizerFast.
+_MAX_CHARS_PER_WORD = 100
+# An encoding weighs some 200 bytes a token until its ids are taken out, so
+# only this many texts are in flight at once.
+_ENCODE_BLOCK = 4096
+
+
+class Tokenizer:
+  """A frozen WordPiece vocabulary with BERT's text normalisation.
+
+  Attributes:
+    vocab: the V tokens, in the order of their ids.
+    vocab_size: V.
+    pad_id, unk_id, cls_id, sep_id, mask_id: ids of the special tokens.
+    special_ids: those five ids, ascending.
+    random_ids: `(low, high)`, the widest half-open range of ids that holds no
+      special token: what a masked position may be replaced by at random.
+    lowercase: whether text is lower-cased and stripped of accents.
+    sha256: hex digest over the vocabulary and `lowercase`. Two tokenizers
+      with the same digest encode every text alike.
+  """
+
+  def __init__(self, vocab: Sequence[str], lowercase: bool = True):
+    """Builds the tokenizer; see `from_vocab`, which reads better."""
+    self.vocab = list(vocab)
+    self.vocab_size = len(self.vocab)
+    self.lowercase = bool(lowercase)
+    ids = {token: i for i, token in enumerate(self.vocab)}
+    missing = [token for token in SPECIAL_TOKENS if token not in ids]
+    if missing:
+      raise UserError(
+        f'The vocabulary of {len(self.vocab)} tokens lacks '
+        f'{" ".join(missing)}; BERT needs all of {" ".join(SPECIAL_TOKENS)}: '
+        'add them, one a line, or use another vocabulary.'
+      )
+    if len(ids) != len(self.vocab):
+      twice = next(t for i, t in enumerate(self.vocab) if ids[t] != i)
+      raise UserError(
+        f'The vocabulary holds the token {twice!r} more than once, so its id '
+        'is not defined; remove the repeated line.'
+      )
+    self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
+      ids[token] for token in SPECIAL_TOKENS
+    )
+    self.special_ids = tuple(sorted(ids[token] for token in SPECIAL_TOKENS))
+    bounds = (-1, *self.special_ids, self.vocab_size)
+    gaps = [(a + 1, b) for a, b in itertools.pairwise(bounds)]
+    self.random_ids = max(gaps, key=lambda gap: gap[1] - gap[0])
+    self.sha256 = _digest(self.vocab, self.lowercase)
+    self._engine = _engine(
+      models.WordPiece(
+        vocab=ids,
+        unk_token='[UNK]',
+        max_input_chars_per_word=_MAX_CHARS_PER_WORD,
+      ),
+      self.lowercase,
+    )
+
+  @classmethod
+  def from_vocab(
+    cls, vocab: Sequence[str], lowercase: bool = True
+  ) -> 'Tokenizer':
+    """Makes a tokenizer of a list of tokens.
+
+    Args:
+      vocab: the tokens in the order of their ids; pieces inside a word start
+        with `##`.
+      lowercase: whether text is lower-cased and stripped of accents.
+
+    Returns:
+      The tokenizer.
+
+    Raises:
+      UserError: a special token is missing, or a token is there twice.
+    """
+    return cls(vocab, lowercase)
+
+  @classmethod
+  def load(
+    cls, path: str | pathlib.Path, lowercase: bool | None = None
+  ) -> 'Tokenizer':
+    """Reads a vocabulary from disk.
+
+    Args:
+      path: a `vocab.txt` (one token a line), a `tokenizer.json` of Hugging
+        Face, or a folder that holds one of them, the first named preferred,
+        and perhaps a `tokenizer_config.json`.
+      lowercase: overrules what the files say; `None` takes their word, and
+        true where they say nothing, as BERT does.
+
+    Returns:
+      The tokenizer.
+
+    Raises:
+      UserError: no such file, not a BERT vocabulary, or a vocabulary that no
+        longer has the hash recorded beside it.
+    """
+    path = pathlib.Path(path)
+    config = {}
+    if path.is_dir():
+      folder, names = path, ('vocab.txt', 'tokenizer.json')
+      path = next(
+        (folder / name for name in names if (folder / name).is_file()), folder
+      )
+      if path == folder:
+        raise UserError(
+          f'The folder {folder} holds no vocabulary: neither vocab.txt nor '
+          'tokenizer.json is there; name a folder or file that has one.'
+        )
+      config = _read_config(folder / 'tokenizer_config.json')
+    if not path.is_file():
+      raise UserError(
+        f'There is no vocabulary {path}; name a vocab.txt, a tokenizer.json '
+        'or a folder that holds one.'
+      )
+    if path.suffix == '.json':
+      vocab, stored_lowercase = _read_tokenizer_json(path)
+    else:
+      vocab, stored_lowercase = _read_vocab_txt(path), True
+    stored_lowercase = bool(config.get('do_lower_case', stored_lowercase))
+    recorded = config.get('sha256')
+    if recorded and recorded != _digest(vocab, stored_lowercase):
+      raise UserError(
+        f'The vocabulary {path} is not the one its tokenizer_config.json was '
+        'written for (their hashes differ); restore the file, or delete the '
+        'sha256 line there if the change is meant.'
+      )
+    try:
+      return cls(vocab, stored_lowercase if lowercase is None else lowercase)
+    except UserError as error:
+      raise UserError(f'{path}: {error}') from error
+
+  def save(self, directory: str | pathlib.Path) -> None:
+    """Writes `vocab.txt` and `tokenizer_config.json`, as Hugging Face reads.
+
+    Args:
+      directory: an existing folder, or one to be made.
+    """
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, data in self.files().items():
+      (directory / name).write_bytes(data)
+
+  def files(self) -> dict[str, bytes]:
+    """What `save` writes: file names and contents."""
+    config = {
+      'tokenizer_class': 'BertTokenizer',
+      'do_lower_case': self.lowercase,
+      'sha256': self.sha256,
+    }
+    return {
+      'vocab.txt': ''.join(t + '\n' for t in self.vocab).encode('utf-8'),
+      'tokenizer_config.json': (json.dumps(config, indent=2) + '\n').encode(),
+    }
+
+  def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+    """Encodes texts, each on its own, without adding special tokens.
+
+    Args:
+      texts: any number of strings.
+
+    Returns:
+      The ids of every text, in the order given; an empty list for a text of
+      white space.
+    """
+    encoded: list[list[int]] = []
+    for start in range(0, len(texts), _ENCODE_BLOCK):
+      block = list(texts[start : start + _ENCODE_BLOCK])
+      # The fast form leaves out character offsets, which nobody here reads.
+      encodings = self._engine.encode_batch_fast(
+        block, add_special_tokens=False
+      )
+      encoded.extend(encoding.ids for encoding in encodings)
+    return encoded
+
+  def encode_masked(self, text: str) -> list[int]:
+    """Encodes a text in which every literal `[MASK]` is the mask token.
+
+    Args:
+      text: a sentence with gaps, such as `Paris is the [MASK] of France.`
+
+    Returns:
+      Its ids, without `[CLS]` and `[SEP]`.
+    """
+    first, *rest = self.encode_batch(text.split('[MASK]'))
+    for ids in rest:
+      first = [*first, self.mask_id, *ids]
+    return first
+
+  def decode(self, ids: Iterable[int], skip_special: bool = False) -> str:
+    """Joins tokens to a text; what normalisation lost stays lost.
+
+    Args:
+      ids: token ids, each in `[0, V)`.
+      skip_special: leaves the five special tokens out.
+
+    Returns:
+      The text, its punctuation drawn to the word before it.
+    """
+    left_out = self.special_ids if skip_special else ()
+    tokens = [self.vocab[int(i)] for i in ids if int(i) not in left_out]
+    return decoders.WordPiece(prefix='##', cleanup=True).decode(tokens)
+
+
+def train_wordpiece(
+  texts: Iterable[str], vocab_size: int, lowercase: bool = True
+) -> Tokenizer:
+  """Trains a WordPiece vocabulary.
+
+  Two runs on the same text give two different vocabularies: the library's
+  training is not deterministic. Train once, save, and pass the file on.
+
+  Args:
+    texts: the text in pieces of any size; read once, as a stream.
+    vocab_size: tokens wanted, the five special ones among them; a small text
+      gives fewer.
+    lowercase: whether text is lower-cased and stripped of accents.
+
+  Returns:
+    The tokenizer, with `[PAD] [UNK] [CLS] [SEP] [MASK]` as ids 0 to 4.
+
+  Raises:
+    UserError: the size does not even hold the text's letters.
+  """
+  engine = _engine(models.WordPiece(unk_token='[UNK]'), lowercase)
+  trainer = trainers.WordPieceTrainer(
+    vocab_size=vocab_size,
+    # BERT's frequency floor is not published; 2 is the library's own choice
+    # for BERT (`BertWordPieceTokenizer.train`), as is 1000 for the alphabet.
+    min_frequency=2,
+    # A letter takes two ids, alone and inside a word. A small vocabulary must
+    # not spend itself on rare scripts.
+    limit_alphabet=min(1000, max(64, vocab_size // 20)),
+    special_tokens=list(SPECIAL_TOKENS),
+    continuing_subword_prefix='##',
+    show_progress=False,
+  )
+  engine.train_from_iterator(texts, trainer)
+  ids = engine.get_vocab(with_added_tokens=True)
+  if len(ids) > vocab_size:
+    raise UserError(
+      f'A vocabulary of {vocab_size} tokens is too small: the letters of the '
+      f'text alone take {len(ids)}; ask for more, four times that or so.'
+    )
+  return Tokenizer.from_vocab(sorted(ids, key=ids.__getitem__), lowercase)
+
+
+def _engine(model: models.WordPiece, lowercase: bool) -> tokenizers.Tokenizer:
+  """BERT's pipeline around a WordPiece model."""
+  engine = tokenizers.Tokenizer(model)
+  # strip_accents=None follows `lowercase`, as BERT's own tokenizer does.
+  engine.normalizer = normalizers.BertNormalizer(
+    clean_text=True,
+    handle_chinese_chars=True,
+    strip_accents=None,
+    lowercase=lowercase,
+  )
+  engine.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+  return engine
+
+
+def _digest(vocab: Sequence[str], lowercase: bool) -> str:
+  """Hex sha256 over the tokens, in order, and the lowercase flag."""
+  text = json.dumps([bool(lowercase), list(vocab)], ensure_ascii=True)
+  return hashlib.sha256(text.encode('ascii')).hexdigest()
+
+
+def _read_config(path: pathlib.Path) -> dict:
+  """A tokenizer_config.json, or nothing where there is none."""
+  if not path.is_file():
+    return {}
+  config = _read_json(path)
+  return config if isinstance(config, dict) else {}
+
+
+def _read_json(path: pathlib.Path):
+  try:
+    return json.loads(path.read_text(encoding='utf-8'))
+  except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    raise UserError(
+      f'{path} is not readable as JSON ({error}); restore the file.'
+    ) from error
+
+
+def _read_vocab_txt(path: pathlib.Path) -> list[str]:
+  """One token a line; the order is the ids."""
+  try:
+    # Not splitlines(): it also cuts at separators that may be tokens.
+    lines = path.read_text(encoding='utf-8').split('\n')
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f'The vocabulary {path} is not UTF-8 text ({error}); BERT vocabularies '
+      'have one token a line in UTF-8.'
+    ) from error
+  return lines[:-1] if lines[-1] == '' else lines
+
+
+def _read_tokenizer_json(path: pathlib.Path) -> tuple[list[str], bool]:
+  """Vocabulary and lowercase flag of a Hugging Face tokenizer.json."""
+  spec = _read_json(path)
+  model = spec.get('model', {}) if isinstance(spec, dict) else {}
+  ids = model.get('vocab')
+  # Old files leave the type out, and only WordPiece has a prefix.
+  is_wordpiece = (
+    model.get('type', 'WordPiece') == 'WordPiece'
+    and model.get('continuing_subword_prefix') == '##'
+  )
+  normalizer = spec.get('normalizer') or {} if is_wordpiece else {}
+  if not isinstance(ids, dict) or normalizer.get('type') != 'BertNormalizer':
+    raise UserError(
+      f'{path} is not a BERT tokenizer: only WordPiece with ## and the '
+      "normaliser BertNormalizer is understood; use the model's vocab.txt."
+    )
+  lowercase = bool(normalizer.get('lowercase', True))
+  as_bert = (
+    normalizer.get('clean_text', True)
+    and normalizer.get('handle_chinese_chars', True)
+    and normalizer.get('strip_accents') in (None, lowercase)
+  )
+  if not as_bert:
+    raise UserError(
+      f'{path} changes the rules of BERT (clean_text, handle_chinese_chars or '
+      'strip_accents); such text would be encoded wrongly here.'
+    )
+  ids = dict(ids)
+  for token in spec.get('added_tokens') or ():
+    ids[token['content']] = token['id']
+  vocab = sorted(ids, key=ids.__getitem__)
+  if [ids[token] for token in vocab] != list(range(len(vocab))):
+    raise UserError(
+      f'The ids in {path} do not run from 0 to {len(vocab) - 1} without gaps; '
+      "use the model's vocab.txt."
+    )
+  return vocab, lowercase

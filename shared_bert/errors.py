@@ -1,0 +1,16 @@
+"""The exceptions that are part of normal life."""
+
+
+class UserError(Exception):
+  """What was wrong, where, and what to do, in a sentence for the user.
+
+  `shared_bert.main` prints the sentence without a traceback and leaves with
+  exit code 1; every other exception is a bug of ours and leaves with 2.
+  """
+
+
+class Preempted(Exception):
+  """The run was told to stop, has saved, and wants to be started again.
+
+  `shared_bert.main` leaves with exit code 75, on which the launchers restart.
+  """

@@ -1,0 +1,1 @@
+"""The encoder and its heads; knows nothing of data or training."""

@@ -1,0 +1,202 @@
+"""The method on one page: six ways to make queries, keys and values.
+
+Kowsher et al., "Does Self-Attention Need Separate Weights in Transformers?"
+(arXiv 2412.00359), make them from one projection and three vectors:
+
+  S = X·W_s + b_s      Q = S∘d_q      K = S∘d_k      V = S∘d_v
+
+so that a layer's query/key/value parameters fall to a third. Beside it stand
+the mechanisms it is compared with; all of them feed the same attention and
+the same output projection W_o. A seventh is one class and one line in
+`PROJECTIONS`.
+
+| name      | queries, keys, values            | parameters at D=768, H=12 |
+|-----------|----------------------------------|---------------------------|
+| standard  | X·W_q, X·W_k, X·W_v              | 1,771,776                 |
+| shared    | S∘d_q, S∘d_k, S∘d_v              |   592,896                 |
+| symmetric | Q, Q, X·W_v                      | 1,181,184                 |
+| pairwise  | Q·U, Q, X·W_v; U is [H, K, K]    | 1,230,336                 |
+| tied      | S, S, S                          |   590,592                 |
+| tied_kv   | X·W_q, X·W_k, the keys           | 1,181,184                 |
+
+What follows from the shared form, each kept by a test: its scores are
+symmetric before the softmax; only the product d_q∘d_k matters to them; d_v
+folds into W_o; and a shared layer is a standard one with
+W_q = W_s·diag(d_q), W_k = W_s·diag(d_k), W_v = W_s·diag(d_v).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from shared_bert.model import backends
+from shared_bert.model.config import BertConfig
+from shared_bert.model.layers import dense
+
+# Each projection maps x [B, S, D] to queries, keys and values, each [B, S, D]
+# with heads side by side in the last axis, in the dtype of x.
+QueriesKeysValues = tuple[jax.Array, jax.Array, jax.Array]
+
+
+class StandardProjection(nnx.Module):
+  """Three matrices (Vaswani et al. 2017; BERT)."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    width = config.hidden_size
+    self.query = dense(config, width, width, rngs=rngs)
+    self.key = dense(config, width, width, rngs=rngs)
+    self.value = dense(config, width, width, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype."""
+    return self.query(x), self.key(x), self.value(x)
+
+
+class SharedProjection(nnx.Module):
+  """One matrix and three diagonals (Kowsher et al., arXiv 2412.00359)."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    width = config.hidden_size
+    self.shared = dense(
+      config, width, width, use_bias=not config.role_bias, rngs=rngs
+    )
+
+    def diagonal() -> nnx.Param:
+      noise = 0.0
+      if config.diagonal_init == 'normal':
+        noise = config.initializer_range * jax.random.normal(
+          rngs.params(), (width,)
+        )
+      return nnx.Param(jnp.ones((width,)) + noise)
+
+    self.d_q, self.d_k, self.d_v = diagonal(), diagonal(), diagonal()
+    self.role_bias = config.role_bias
+    if config.role_bias:
+      self.query_bias = nnx.Param(jnp.zeros((width,)))
+      self.key_bias = nnx.Param(jnp.zeros((width,)))
+      self.value_bias = nnx.Param(jnp.zeros((width,)))
+
+  def __call__(self, x: jax.Array) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype."""
+    s = self.shared(x)
+    q = s * self.d_q[...].astype(s.dtype)
+    k = s * self.d_k[...].astype(s.dtype)
+    v = s * self.d_v[...].astype(s.dtype)
+    if self.role_bias:
+      q = q + self.query_bias[...].astype(s.dtype)
+      k = k + self.key_bias[...].astype(s.dtype)
+      v = v + self.value_bias[...].astype(s.dtype)
+    return q, k, v
+
+
+class SymmetricProjection(nnx.Module):
+  """Keys are the queries (Courtois et al., arXiv 2406.06366)."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    width = config.hidden_size
+    self.query = dense(config, width, width, rngs=rngs)
+    self.value = dense(config, width, width, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype."""
+    q = self.query(x)
+    return q, q, self.value(x)
+
+
+class PairwiseProjection(nnx.Module):
+  """Scores Q·U·Kᵀ with K = Q and one U per head (Courtois et al.)."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    width, heads, size = (
+      config.hidden_size,
+      config.num_heads,
+      config.head_size,
+    )
+    self.query = dense(config, width, width, rngs=rngs)
+    self.value = dense(config, width, width, rngs=rngs)
+    if config.pairwise_init == 'identity':
+      pairwise = jnp.tile(jnp.eye(size), (heads, 1, 1))
+    else:  # N(0, 1), as torch.randn in the authors' modeling_bert.py
+      pairwise = jax.random.normal(rngs.params(), (heads, size, size))
+    self.pairwise = nnx.Param(pairwise)
+
+  def __call__(self, x: jax.Array) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype."""
+    keys = self.query(x)
+    pairwise = self.pairwise[...].astype(keys.dtype)
+    heads = keys.reshape(*keys.shape[:-1], pairwise.shape[0], -1)
+    queries = jnp.einsum('BSHK,HKJ->BSHJ', heads, pairwise)
+    return queries.reshape(keys.shape), keys, self.value(x)
+
+
+class TiedProjection(nnx.Module):
+  """Q = K = V: the shared method without its diagonals, as a control."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    self.shared = dense(
+      config, config.hidden_size, config.hidden_size, rngs=rngs
+    )
+
+  def __call__(self, x: jax.Array) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype."""
+    s = self.shared(x)
+    return s, s, s
+
+
+class TiedKeyValueProjection(nnx.Module):
+  """Values are the keys, queries stand alone, as a control."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    width = config.hidden_size
+    self.query = dense(config, width, width, rngs=rngs)
+    self.key = dense(config, width, width, rngs=rngs)
+
+  def __call__(self, x: jax.Array) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype."""
+    k = self.key(x)
+    return self.query(x), k, k
+
+
+PROJECTIONS = {
+  'standard': StandardProjection,
+  'shared': SharedProjection,
+  'symmetric': SymmetricProjection,
+  'pairwise': PairwiseProjection,
+  'tied': TiedProjection,
+  'tied_kv': TiedKeyValueProjection,
+}
+
+
+class SelfAttention(nnx.Module):
+  """Multi-head self-attention over any of the `PROJECTIONS`."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    width = config.hidden_size
+    self.num_heads = config.num_heads
+    self.dropout_rate = config.attention_dropout
+    self.projection = PROJECTIONS[config.attention](config, rngs=rngs)
+    self.output = dense(config, width, width, rngs=rngs)
+
+  def __call__(
+    self,
+    x: jax.Array,
+    segment_ids: jax.Array,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """Lets every token look at the tokens of its own segment.
+
+    Args:
+      x: [B, S, D].
+      segment_ids: int32 [B, S]; 0 is padding, equal numbers see each other.
+      key: random key of the dropout, or None in evaluation.
+
+    Returns:
+      [B, S, D], after the output projection, in the dtype of `x`.
+    """
+    q, k, v = (
+      y.reshape(*y.shape[:-1], self.num_heads, -1) for y in self.projection(x)
+    )
+    context = backends.xla_attention(
+      q, k, v, segment_ids, dropout_rate=self.dropout_rate, key=key
+    )
+    return self.output(context.reshape(x.shape))

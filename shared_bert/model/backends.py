@@ -1,0 +1,61 @@
+"""Ways to compute softmax(Q·Kᵀ/√K)·V within segments.
+
+One so far: XLA's, which every device runs and which is the reference that
+others are tested against.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from shared_bert.model.layers import dropout
+
+# Finite, so that a row of nothing but padding gives a uniform softmax rather
+# than NaN; low enough that exp() of it is exactly 0 beside any real score.
+MASKED_SCORE = -1e9
+
+
+def attention_scores(q: jax.Array, k: jax.Array) -> jax.Array:
+  """Scaled scores before the mask, accumulated in float32.
+
+  Args:
+    q: [B, S, H, K].
+    k: [B, S, H, K].
+
+  Returns:
+    float32 [B, H, S, S], query axis first.
+  """
+  scores = jnp.einsum(
+    'BSHK,BTHK->BHST', q, k, preferred_element_type=jnp.float32
+  )
+  return scores * q.shape[-1] ** -0.5
+
+
+def xla_attention(
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  segment_ids: jax.Array,
+  *,
+  dropout_rate: float = 0.0,
+  key: jax.Array | None = None,
+) -> jax.Array:
+  """Attention as BERT has it, with dropout on the probabilities.
+
+  Args:
+    q: [B, S, H, K].
+    k: [B, S, H, K].
+    v: [B, S, H, K].
+    segment_ids: int32 [B, S]; 0 is padding, equal numbers see each other.
+    dropout_rate: on the probabilities, used where `key` is given.
+    key: a random key, or None.
+
+  Returns:
+    [B, S, H, K] in the dtype of `v`.
+  """
+  visible = (segment_ids[:, None, :, None] == segment_ids[:, None, None, :]) & (
+    segment_ids[:, None, None, :] > 0
+  )
+  scores = jnp.where(visible, attention_scores(q, k), MASKED_SCORE)
+  probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  probabilities = dropout(probabilities, dropout_rate, key)
+  return jnp.einsum('BHST,BTHK->BSHK', probabilities, v)

@@ -1,0 +1,176 @@
+"""What a model is: its sizes, its attention, its numbers.
+
+One legend of axes holds in the whole project, in docstrings, einsum strings
+and tests: B batch (rows), S sequence, D model width, H heads, K head size,
+F feed-forward width, V vocabulary, P masked positions predicted, L layers.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from shared_bert.errors import UserError
+
+# (L, D, H, F) as published with google-research/bert (README.md, "Smaller BERT
+# Models", and the two of the paper, Devlin et al. 2019, section 3).
+SIZES = {
+  'tiny': (2, 128, 2, 512),
+  'mini': (4, 256, 4, 1024),
+  'small': (4, 512, 8, 2048),
+  'medium': (8, 512, 8, 2048),
+  'base': (12, 768, 12, 3072),
+  'large': (24, 1024, 16, 4096),
+}
+ATTENTIONS = (
+  'standard',
+  'shared',
+  'symmetric',
+  'pairwise',
+  'tied',
+  'tied_kv',
+)
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+  """Everything that decides a model's parameters and its arithmetic.
+
+  Attributes:
+    vocab_size: V.
+    hidden_size: D.
+    num_layers: L.
+    num_heads: H; the head size K is D / H.
+    intermediate_size: F.
+    max_positions: longest sequence with a learned position.
+    type_vocab_size: number of token types (sentence A, sentence B).
+    attention: one of `ATTENTIONS`; see `shared_bert.model.attention`.
+    diagonal_init: `ones`, or `normal` for 1 + N(0, 0.02²); of d_q, d_k, d_v.
+      The paper does not say; ones start as the plain tied projection.
+    role_bias: `shared` only: one bias per role, added after the diagonals,
+      in place of the shared one. It breaks the symmetry of the scores.
+    pairwise_init: `normal` for N(0, 1), as in Courtois et al.'s code, or
+      `identity`, which starts as `symmetric`; of U.
+    hidden_dropout: after the embeddings and each sub-layer.
+    attention_dropout: on the attention probabilities.
+    pre_norm: LayerNorm before each sub-layer and once at the end, instead of
+      BERT's after each.
+    dtype: of the arithmetic, `float32` or `bfloat16`; parameters, softmax,
+      LayerNorm and loss stay float32.
+    scan_layers: compile one layer and scan it L times; else unroll all L. The
+      parameters are the same either way.
+    remat: what the backward pass computes again instead of keeping: `none`,
+      `full` (all but each layer's input) or `dots` (all but the results of
+      the projections).
+    layer_norm_epsilon: BERT's 1e-12.
+    initializer_range: σ of all matrices and tables, BERT's 0.02.
+
+  Raises:
+    UserError: if a value or a combination is impossible.
+  """
+
+  vocab_size: int = 30522
+  hidden_size: int = 768
+  num_layers: int = 12
+  num_heads: int = 12
+  intermediate_size: int = 3072
+  max_positions: int = 512
+  type_vocab_size: int = 2
+  attention: str = 'shared'
+  diagonal_init: str = 'ones'
+  role_bias: bool = False
+  pairwise_init: str = 'normal'
+  hidden_dropout: float = 0.1
+  attention_dropout: float = 0.1
+  pre_norm: bool = False
+  dtype: str = 'float32'
+  scan_layers: bool = True
+  remat: str = 'none'
+  layer_norm_epsilon: float = 1e-12
+  initializer_range: float = 0.02
+
+  def __post_init__(self) -> None:
+    for name, choices in (
+      ('attention', ATTENTIONS),
+      ('diagonal_init', ('ones', 'normal')),
+      ('pairwise_init', ('normal', 'identity')),
+      ('dtype', tuple(DTYPES)),
+      ('remat', ('none', 'full', 'dots')),
+    ):
+      value = getattr(self, name)
+      if value not in choices:
+        raise UserError(
+          f'model.{name}={value!r} is not known: use one of '
+          f'{", ".join(choices)}.'
+        )
+    for name in (
+      'vocab_size',
+      'hidden_size',
+      'num_layers',
+      'num_heads',
+      'intermediate_size',
+      'max_positions',
+      'type_vocab_size',
+    ):
+      if getattr(self, name) < 1:
+        raise UserError(
+          f'model.{name}={getattr(self, name)} must be at least 1.'
+        )
+    for name in ('hidden_dropout', 'attention_dropout'):
+      if not 0 <= getattr(self, name) < 1:
+        raise UserError(
+          f'model.{name}={getattr(self, name)} must be at least 0 and below 1.'
+        )
+    for name in ('layer_norm_epsilon', 'initializer_range'):
+      if not getattr(self, name) > 0:
+        raise UserError(f'model.{name}={getattr(self, name)} must be above 0.')
+    if self.hidden_size % self.num_heads:
+      raise UserError(
+        f'model.hidden_size={self.hidden_size} is not a multiple of '
+        f'model.num_heads={self.num_heads}: choose a width that every head '
+        'gets an equal share of.'
+      )
+    if self.role_bias and self.attention != 'shared':
+      raise UserError(
+        'model.role_bias=True belongs to model.attention=shared, not to '
+        f'{self.attention}: leave it False.'
+      )
+
+  @property
+  def head_size(self) -> int:
+    """K."""
+    return self.hidden_size // self.num_heads
+
+  @property
+  def compute_dtype(self) -> jax.typing.DTypeLike:
+    """The JAX dtype of the arithmetic."""
+    return DTYPES[self.dtype]
+
+  @classmethod
+  def of_size(cls, size: str, **overrides: Any) -> 'BertConfig':
+    """The configuration of a published size.
+
+    Args:
+      size: a key of `SIZES`.
+      **overrides: any attribute; wins over what the size says.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      UserError: if the size is not known or a value is impossible.
+    """
+    if size not in SIZES:
+      raise UserError(
+        f'model.size={size!r} is not known: use one of {", ".join(SIZES)}.'
+      )
+    num_layers, hidden_size, num_heads, intermediate_size = SIZES[size]
+    shape: dict[str, Any] = {
+      'num_layers': num_layers,
+      'hidden_size': hidden_size,
+      'num_heads': num_heads,
+      'intermediate_size': intermediate_size,
+    }
+    return cls(**(shape | overrides))

@@ -1,0 +1,228 @@
+"""BERT's encoder: embeddings, L equal layers, and a pooler.
+
+Devlin et al. 2019 and google-research/bert, modeling.py. The layers' parameters
+are stacked along a leading L axis, whether the layers are scanned or unrolled,
+so that a checkpoint does not know how it was computed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from shared_bert.errors import UserError
+from shared_bert.model.attention import SelfAttention
+from shared_bert.model.config import BertConfig
+from shared_bert.model.layers import dense, dropout, embed, layer_norm
+
+
+def positions_in_segments(segment_ids: jax.Array) -> jax.Array:
+  """Counts positions from 0 within each run of equal segment ids.
+
+  Args:
+    segment_ids: int32 [B, S].
+
+  Returns:
+    int32 [B, S].
+  """
+  index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None, :]
+  before = jnp.pad(segment_ids[:, :-1], ((0, 0), (1, 0)), constant_values=-1)
+  starts = jnp.where(segment_ids != before, index, 0)
+  return index - jax.lax.cummax(starts, axis=1)
+
+
+class Embeddings(nnx.Module):
+  """Sum of word, position and token-type embeddings, normalised."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    self.word = embed(config, config.vocab_size, rngs=rngs)
+    self.position = embed(config, config.max_positions, rngs=rngs)
+    self.token_type = embed(config, config.type_vocab_size, rngs=rngs)
+    self.norm = layer_norm(config, rngs=rngs)
+    self.dropout_rate = config.hidden_dropout
+
+  def __call__(
+    self,
+    input_ids: jax.Array,
+    token_type_ids: jax.Array,
+    segment_ids: jax.Array,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """int32 [B, S] each, and a key or None, to [B, S, D]."""
+    x = (
+      self.word(input_ids)
+      + self.position(positions_in_segments(segment_ids))
+      + self.token_type(token_type_ids)
+    )
+    return dropout(self.norm(x), self.dropout_rate, key)
+
+
+class FeedForward(nnx.Module):
+  """Two projections around the exact (erf) GELU."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    self.up = dense(
+      config, config.hidden_size, config.intermediate_size, rngs=rngs
+    )
+    self.down = dense(
+      config, config.intermediate_size, config.hidden_size, rngs=rngs
+    )
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, S, D] to [B, S, D]."""
+    return self.down(jax.nn.gelu(self.up(x), approximate=False))
+
+
+class EncoderLayer(nnx.Module):
+  """Attention, then feed-forward, each with dropout, residual, LayerNorm."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    self.attention = SelfAttention(config, rngs=rngs)
+    self.attention_norm = layer_norm(config, rngs=rngs)
+    self.feed_forward = FeedForward(config, rngs=rngs)
+    self.feed_forward_norm = layer_norm(config, rngs=rngs)
+    self.pre_norm = config.pre_norm
+    self.dropout_rate = config.hidden_dropout
+
+  def __call__(
+    self,
+    x: jax.Array,
+    segment_ids: jax.Array,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """[B, S, D], int32 [B, S] and a key or None, to [B, S, D]."""
+    keys: Sequence[jax.Array | None] = (None,) * 3
+    if key is not None:
+      keys = tuple(jax.random.split(key, 3))
+
+    def attend(y: jax.Array) -> jax.Array:
+      y = self.attention(y, segment_ids, keys[0])
+      return dropout(y, self.dropout_rate, keys[1])
+
+    def feed(y: jax.Array) -> jax.Array:
+      return dropout(self.feed_forward(y), self.dropout_rate, keys[2])
+
+    if self.pre_norm:
+      x = x + attend(self.attention_norm(x))
+      return x + feed(self.feed_forward_norm(x))
+    x = self.attention_norm(x + attend(x))
+    return self.feed_forward_norm(x + feed(x))
+
+
+_REMAT_POLICIES = {
+  'full': None,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class Encoder(nnx.Module):
+  """Embeddings and L layers: token ids in, one vector a token out."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    self.embeddings = Embeddings(config, rngs=rngs)
+    # One stack of parameters with a leading L axis, each layer from its key.
+    self.layers = nnx.vmap(
+      lambda key: EncoderLayer(config, rngs=nnx.Rngs(key))
+    )(jax.random.split(rngs.params(), config.num_layers))
+    if config.pre_norm:
+      self.final_norm = layer_norm(config, rngs=rngs)
+
+  def __call__(
+    self,
+    input_ids: jax.Array,
+    token_type_ids: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> jax.Array:
+    """Encodes rows of tokens.
+
+    Args:
+      input_ids: int32 [B, S], S at most `max_positions`.
+      token_type_ids: int32 [B, S], sentence A (0) or B (1); default all 0.
+      segment_ids: int32 [B, S]; 0 is padding, and tokens see those with their
+        own number. An attention mask of 0 and 1 is one such; a packed row has
+        1, 2, 3, … and positions restart in each. Default all 1.
+      key: random key of the dropout, or None in evaluation.
+
+    Returns:
+      [B, S, D] in the compute dtype.
+
+    Raises:
+      UserError: if the rows are longer than the model has positions.
+    """
+    if input_ids.shape[1] > self.config.max_positions:
+      raise UserError(
+        f'Rows of {input_ids.shape[1]} tokens are longer than '
+        f'model.max_positions={self.config.max_positions}: shorten the rows '
+        'or raise it.'
+      )
+    if token_type_ids is None:
+      token_type_ids = jnp.zeros_like(input_ids)
+    if segment_ids is None:
+      segment_ids = jnp.ones_like(input_ids)
+    num_layers = self.config.num_layers
+    embedding_key, layer_keys = None, None
+    if key is not None:
+      keys = jax.random.split(key, num_layers + 1)
+      embedding_key, layer_keys = keys[0], keys[1:]
+    x = self.embeddings(input_ids, token_type_ids, segment_ids, embedding_key)
+
+    graph, parameters = nnx.split(self.layers)
+
+    def apply_layer(
+      x: jax.Array, layer: tuple[Any, jax.Array | None]
+    ) -> tuple[jax.Array, None]:
+      layer_parameters, layer_key = layer
+      block = nnx.merge(graph, layer_parameters)
+      return block(x, segment_ids, layer_key), None
+
+    if self.config.remat != 'none':
+      apply_layer = jax.checkpoint(
+        apply_layer,
+        policy=_REMAT_POLICIES[self.config.remat],
+        # A scan keeps XLA from merging both computations; unrolled layers
+        # need the barriers, which cost fusions.
+        prevent_cse=not self.config.scan_layers,
+      )
+    x, _ = jax.lax.scan(
+      apply_layer,
+      x,
+      (parameters, layer_keys),
+      unroll=1 if self.config.scan_layers else num_layers,
+    )
+    return self.final_norm(x) if self.config.pre_norm else x
+
+
+class Pooler(nnx.Module):
+  """tanh of a projection of the first token, [CLS]."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    self.dense = dense(
+      config, config.hidden_size, config.hidden_size, rngs=rngs
+    )
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, S, D] to [B, D]."""
+    return jnp.tanh(self.dense(x[:, 0]))
+
+
+class BertModel(nnx.Module):
+  """Encoder and pooler: the model whose parameters papers count."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    self.encoder = Encoder(config, rngs=rngs)
+    self.pooler = Pooler(config, rngs=rngs)
+
+  def __call__(
+    self,
+    input_ids: jax.Array,
+    token_type_ids: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """As `Encoder`; returns ([B, S, D], pooled [B, D])."""
+    x = self.encoder(input_ids, token_type_ids, segment_ids, key)
+    return x, self.pooler(x)

@@ -1,0 +1,72 @@
+"""Evaluation: every row counted once, whatever the batch size."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def evaluate_sums(
+  sums_function: Callable[[Any, dict], dict],
+  params: Any,
+  batches: Iterable[dict],
+) -> dict[str, float]:
+  """Means over all rows of what a compiled function sums up.
+
+  Args:
+    sums_function: (params, batch) to (sum, weight) pairs by name; padded rows
+      must carry weight 0.
+    params: of the model.
+    batches: on the devices.
+
+  Returns:
+    Sum over sum of weights, by name.
+  """
+  # Kept on the device until the last batch is under way; added in float64.
+  parts = jax.device_get([sums_function(params, batch) for batch in batches])
+  return {
+    name: float(
+      sum(np.float64(part[name][0]) for part in parts)
+      / max(sum(np.float64(part[name][1]) for part in parts), 1e-9)
+    )
+    for name in parts[0]
+  }
+
+
+def predict(
+  outputs_function: Callable[[Any, dict], jax.Array],
+  params: Any,
+  batches: Iterable[tuple[dict, np.ndarray, np.ndarray]],
+  num_rows: int,
+) -> np.ndarray:
+  """The model's outputs for every row, in the order of the rows.
+
+  Args:
+    outputs_function: (params, batch) to float32 [B, C].
+    params: of the model.
+    batches: (batch on the devices, row ids int [B], weights float [B]).
+    num_rows: N.
+
+  Returns:
+    float32 [N, C].
+
+  Raises:
+    RuntimeError: if a row was not visited exactly once.
+  """
+  pending = [
+    (outputs_function(params, batch), rows, weights)
+    for batch, rows, weights in batches
+  ]
+  visits = np.zeros(num_rows, np.int64)
+  result = None
+  for outputs, rows, weights in pending:
+    outputs = np.asarray(outputs)
+    if result is None:
+      result = np.zeros((num_rows, outputs.shape[1]), outputs.dtype)
+    real = weights > 0
+    result[rows[real]] = outputs[real]
+    np.add.at(visits, rows[real], 1)
+  if result is None or (visits != 1).any():
+    raise RuntimeError('evaluation did not visit every row exactly once')
+  return result

@@ -1,0 +1,207 @@
+"""What is seen of a run: `metrics.jsonl`, TensorBoard, a line of progress."""
+
+import json
+import os
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any, TextIO
+
+from shared_bert.training.workdir import flatten
+
+
+def say(text: str = '') -> None:
+  """Prints a line at once, also into a pipe."""
+  print(text, flush=True)
+
+
+def _summary_writer(folder: pathlib.Path) -> Any | None:
+  """clu's TensorBoard writer, or None with a line where it cannot be had.
+
+  TensorFlow is imported here, late, and kept off the accelerators: the writer
+  is all it is for.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  try:
+    import tensorflow as tf
+    from clu.metric_writers import SummaryWriter
+  except ImportError as error:
+    say(
+      f'TensorBoard: off, since {error.name or error} is not installed; '
+      'metrics.jsonl has every number.'
+    )
+    return None
+  tf.config.set_visible_devices([], 'GPU')
+  tf.config.set_visible_devices([], 'TPU')
+  return SummaryWriter(str(folder))
+
+
+class MetricLog:
+  """Writes metrics to `metrics.jsonl` and TensorBoard.
+
+  A resumed run first forgets what was logged after its checkpoint, so that
+  the file reads as that of an undisturbed run.
+  """
+
+  def __init__(
+    self,
+    workdir: pathlib.Path,
+    config: dict,
+    *,
+    resume_step: int,
+    tensorboard: bool,
+  ):
+    """Opens the files.
+
+    Args:
+      workdir: of the run.
+      config: plain nested dict; logged as hyper-parameters.
+      resume_step: lines of later steps are dropped.
+      tensorboard: whether to write event files too.
+    """
+    self._path = workdir / 'metrics.jsonl'
+    self._forget_after(resume_step)
+    self._file = self._path.open('a')
+    self._writer = _summary_writer(workdir) if tensorboard else None
+    if self._writer is not None:
+      self._writer.write_hparams(
+        {
+          key: value if isinstance(value, int | float | str | bool) else
+          json.dumps(value)
+          for key, value in flatten(config).items()
+          if value is not None
+        }
+      )
+
+  def _forget_after(self, step: int) -> None:
+    if not self._path.exists():
+      return
+    kept = []
+    for line in self._path.read_text().splitlines():
+      try:
+        row = json.loads(line)
+      except ValueError:
+        break  # the half-written last line of a killed run
+      if row['step'] <= step:
+        kept.append(line + '\n')
+    temporary = self._path.with_suffix('.tmp')
+    temporary.write_text(''.join(kept))
+    os.replace(temporary, self._path)
+
+  def write(self, step: int, split: str, values: dict[str, float]) -> None:
+    """Logs numbers of one split at one step."""
+    row = {'step': step, 'split': split, **values}
+    self._file.write(json.dumps(row) + '\n')
+    self._file.flush()
+    if self._writer is not None:
+      self._writer.write_scalars(
+        step, {f'{split}/{name}': value for name, value in values.items()}
+      )
+
+  def write_text(self, step: int, name: str, text: str) -> None:
+    """Logs a text to TensorBoard, in a fixed-width block."""
+    if self._writer is not None:
+      block = '\n'.join('    ' + line for line in text.splitlines())
+      self._writer.write_texts(step, {name: block})
+
+  def close(self) -> None:
+    """Flushes and closes everything."""
+    self._file.close()
+    if self._writer is not None:
+      self._writer.flush()
+      self._writer.close()
+
+
+def duration(seconds: float) -> str:
+  """Seconds as `41 s`, `3:07` or `2:03:07`."""
+  seconds = int(seconds + 0.5)
+  if seconds < 60:
+    return f'{seconds} s'
+  minutes, seconds = divmod(seconds, 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}:{minutes:02}:{seconds:02}'
+  return f'{minutes}:{seconds:02}'
+
+
+class Progress:
+  """One line: step, loss, examples/s, tokens/s, percent, time left.
+
+  In a terminal the line is written over; elsewhere a new one is written, at
+  most every ten seconds.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    start_step: int,
+    total_steps: int,
+    batch_size: int,
+    stream: TextIO | None = None,
+  ):
+    self._name = name
+    self._total = total_steps
+    self._batch_size = batch_size
+    self._stream = stream or sys.stdout
+    self._terminal = self._stream.isatty()
+    self._step = start_step
+    self._since = time.monotonic()
+    self._last_line = float('-inf')
+    self._open = False
+
+  def rates(self, step: int, tokens_per_step: float) -> dict[str, float]:
+    """Speeds since the last call, without what `pause` left out.
+
+    Args:
+      step: steps done.
+      tokens_per_step: mean tokens of a batch, padding left out.
+
+    Returns:
+      `steps_per_second`, `examples_per_second` and `tokens_per_second`.
+    """
+    now = time.monotonic()
+    speed = (step - self._step) / max(now - self._since, 1e-9)
+    self._step, self._since = step, now
+    return {
+      'steps_per_second': speed,
+      'examples_per_second': speed * self._batch_size,
+      'tokens_per_second': speed * tokens_per_step,
+    }
+
+  def restart(self, step: int) -> None:
+    """Measures speed from this step and moment on."""
+    self._step, self._since = step, time.monotonic()
+
+  def resume(self, seconds_away: float) -> None:
+    """Leaves the seconds of an evaluation or a save out of the speed."""
+    self._since += seconds_away
+
+  def show(self, step: int, values: dict[str, float]) -> None:
+    """Writes the line."""
+    now = time.monotonic()
+    if not self._terminal and now - self._last_line < 10 and step < self._total:
+      return
+    self._last_line = now
+    speed = values['steps_per_second']
+    left = duration((self._total - step) / speed) if speed > 0 else '?'
+    line = (
+      f'{self._name} {step:,}/{self._total:,} ({step / self._total:.0%})  '
+      f'loss {values["loss"]:.4f}  '
+      f'{values["examples_per_second"]:,.0f} examples/s  '
+      f'{values["tokens_per_second"]:,.0f} tokens/s  {left} left'
+    )
+    if self._terminal:
+      width = shutil.get_terminal_size().columns - 1
+      self._stream.write('\r' + line[:width].ljust(width))
+      self._open = True
+    else:
+      self._stream.write(line + '\n')
+    self._stream.flush()
+
+  def clear(self) -> None:
+    """Ends an overwritten line, so that other output starts afresh."""
+    if self._open:
+      self._stream.write('\n')
+      self._stream.flush()
+      self._open = False

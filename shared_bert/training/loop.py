@@ -1,0 +1,215 @@
+"""The one loop: batches in, steps out, logged, evaluated and kept."""
+
+import dataclasses
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from shared_bert.errors import Preempted, UserError
+from shared_bert.training.checkpoint import Checkpoints
+from shared_bert.training.logging import MetricLog, Progress, duration, say
+from shared_bert.training.step import Sums, TrainState
+
+
+@dataclasses.dataclass
+class LoopSettings:
+  """When the loop does what; all in optimiser steps, 0 for never.
+
+  Attributes:
+    name: what the progress line starts with.
+    total_steps: of the run.
+    batch_size: rows of a step, for the speed.
+    log_every: steps between lines of metrics.
+    evaluate_every: steps between evaluations; the last step always has one.
+    checkpoint_every: steps between checkpoints; evaluations and the last
+      step always have one.
+  """
+
+  name: str
+  total_steps: int
+  batch_size: int
+  log_every: int
+  evaluate_every: int
+  checkpoint_every: int
+
+
+def _is_due(step: int, every: int, total: int) -> bool:
+  return step == total or (every > 0 and step % every == 0)
+
+
+def _means(sums: Sums) -> dict[str, float]:
+  return {
+    name: float(total) / max(float(weight), 1e-9)
+    for name, (total, weight) in jax.device_get(sums).items()
+  }
+
+
+class _StopSignals:
+  """Turns the first SIGTERM or SIGINT into a wish; the second acts at once."""
+
+  def __init__(self):
+    self.asked = None
+    self._before = {}
+
+  def _ask(self, number, frame):
+    del frame
+    self.asked = signal.Signals(number).name
+    self._restore()
+
+  def _restore(self):
+    for number, handler in self._before.items():
+      signal.signal(number, handler)
+    self._before = {}
+
+  def __enter__(self):
+    for number in (signal.SIGTERM, signal.SIGINT):
+      try:
+        self._before[number] = signal.signal(number, self._ask)
+      except ValueError:  # not the main thread, as in a notebook's executor
+        break
+    return self
+
+  def __exit__(self, *_):
+    self._restore()
+
+
+def train(
+  settings: LoopSettings,
+  state: TrainState,
+  train_step: Callable[[TrainState, Any], tuple[TrainState, Sums]],
+  batches: Callable[[int, int], Iterator[Any]],
+  *,
+  evaluate: Callable[[Any], dict[str, dict[str, float]]],
+  learning_rate: Callable[[int], Any],
+  checkpoints: Checkpoints,
+  metadata: dict,
+  files: dict[str, bytes],
+  log: MetricLog,
+  workdir: pathlib.Path,
+  best_metric: str | None = None,
+  seconds: float = 0.0,
+) -> tuple[TrainState, dict[str, dict[str, float]], float]:
+  """Trains to the last step, saving as it goes.
+
+  Args:
+    settings: when to do what.
+    state: to go on from; given away.
+    train_step: from `make_train_step`.
+    batches: (start, stop) to an iterator over the batches of these steps,
+      already on the devices.
+    evaluate: parameters to metrics by split.
+    learning_rate: of a step, for the log.
+    checkpoints: where states are kept.
+    metadata: kept with each checkpoint.
+    files: kept with each checkpoint, by name.
+    log: of the metrics.
+    workdir: named in messages.
+    best_metric: `split/name` that chooses the best checkpoint.
+    seconds: spent on this state so far.
+
+  Returns:
+    The last state, the metrics of the last evaluation by split, and the
+    seconds of training in all.
+
+  Raises:
+    UserError: if loss or gradient stop being finite.
+    Preempted: after a signal, once the state is saved.
+  """
+  total = settings.total_steps
+  start = int(state['step'])
+  started = time.monotonic() - seconds
+  progress = Progress(settings.name, start, total, settings.batch_size)
+  evaluation: dict[str, dict[str, float]] | None = None
+
+  def report(step: int, sums: Sums) -> None:
+    values = _means(sums)
+    if not all(map(math.isfinite, values.values())):
+      progress.clear()
+      checkpoints.wait()
+      last = checkpoints.latest()
+      kept = (
+        f'the last good checkpoint is step {last:,} in '
+        f'{checkpoints.directory}'
+        if last is not None
+        else 'no checkpoint was saved before'
+      )
+      raise UserError(
+        f'the loss or its gradient is no longer finite by step {step:,} of '
+        f'{workdir}; {kept}. Lower train.learning_rate, lengthen the warm-up '
+        'or set train.clip_norm, in another --workdir.'
+      )
+    tokens = values.pop('tokens')
+    values['learning_rate'] = float(learning_rate(step - 1))
+    values |= progress.rates(step, tokens)
+    log.write(step, 'train', values)
+    progress.show(step, values)
+
+  def save(step: int) -> None:
+    metrics = {
+      f'{split}/{name}': value
+      for split, values in (evaluation or {}).items()
+      for name, value in values.items()
+    }
+    checkpoints.save(
+      step,
+      state,
+      metadata | {'seconds': time.monotonic() - started},
+      metrics=metrics if best_metric in metrics else None,
+      files=files,
+    )
+
+  pending: tuple[int, Sums] | None = None
+  with _StopSignals() as signals:
+    for step, batch in enumerate(batches(start, total), start + 1):
+      state, sums = train_step(state, batch)
+      if step == start + 1:
+        # Compilation is not speed: the clock of the rates starts here.
+        jax.block_until_ready(sums)
+        progress.restart(step)
+      # The numbers of a step are fetched once the next is under way, so that
+      # the device never waits for the log.
+      if pending is not None:
+        report(*pending)
+        pending = None
+      if _is_due(step, settings.log_every, total):
+        pending = (step, sums)
+      evaluating = _is_due(step, settings.evaluate_every, total)
+      saving = evaluating or _is_due(step, settings.checkpoint_every, total)
+      if not (saving or signals.asked):
+        continue
+      # Nothing is kept that has not been seen to be finite.
+      if pending is not None:
+        report(*pending)
+        pending = None
+      elif not all(map(math.isfinite, _means(sums).values())):
+        report(step, sums)
+      paused = time.monotonic()
+      evaluation = None
+      if evaluating:
+        progress.clear()
+        evaluation = evaluate(state['params'])
+        for split, values in evaluation.items():
+          log.write(step, split, values)
+          shown = '  '.join(f'{k} {v:.4f}' for k, v in values.items())
+          say(f'  step {step:,} {split}: {shown}')
+      save(step)
+      progress.resume(time.monotonic() - paused)
+      if signals.asked and step < total:
+        progress.clear()
+        checkpoints.wait()
+        raise Preempted(
+          f'stopped by {signals.asked} after step {step:,} of {total:,} '
+          f'({duration(time.monotonic() - started)}), saved in '
+          f'{checkpoints.directory}: the same command goes on from there.'
+        )
+  progress.clear()
+  checkpoints.wait()
+  seconds = time.monotonic() - started
+  if evaluation is None:  # resumed after the last step: its log is complete
+    evaluation = evaluate(state['params'])
+  return state, evaluation, seconds

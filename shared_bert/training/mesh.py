@@ -1,0 +1,87 @@
+"""Where arrays live: one mesh, one table of rules."""
+
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from shared_bert.errors import UserError
+from shared_bert.model.parameters import name_of
+
+# First match wins; names are those of `TrainState` leaves, such as
+# `params/encoder/layers/feed_forward/up/kernel`. Data parallel: every device
+# holds every parameter.
+PARTITION_RULES: tuple[tuple[str, PartitionSpec], ...] = (
+  (r'.*', PartitionSpec()),
+)
+
+
+def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
+  """All devices along `data`, with an `fsdp` axis of one.
+
+  The axes are Auto: JAX's default, Explicit, refuses a look-up in an
+  embedding by a sharded batch.
+  """
+  devices = devices if devices is not None else jax.devices()
+  return jax.make_mesh(
+    (len(devices), 1),
+    ('data', 'fsdp'),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices,
+  )
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1):
+  """Refuses a batch that the devices cannot share equally.
+
+  Args:
+    name: of the config key, for the message.
+    batch_size: global, in rows.
+    mesh: the mesh.
+    parts: micro-batches a batch is cut into.
+
+  Raises:
+    UserError: with the nearest sizes that work.
+  """
+  share = mesh.size * parts
+  if batch_size % share:
+    lower, upper = batch_size // share * share, -(-batch_size // share) * share
+    fitting = f'{lower} or {upper}' if lower else f'{upper}'
+    cut = f' in {parts} micro-batches' if parts > 1 else ''
+    raise UserError(
+      f'{name}={batch_size} cannot be shared equally by {mesh.size} '
+      f'devices{cut}: use {fitting}.'
+    )
+
+
+def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
+  """The sharding of every leaf by `PARTITION_RULES`.
+
+  Args:
+    mesh: the mesh.
+    abstract_state: tree of anything with names.
+
+  Returns:
+    The same tree of `NamedSharding`.
+  """
+
+  def sharding(path, _):
+    name = name_of(path)
+    spec = next(s for rule, s in PARTITION_RULES if re.search(rule, name))
+    return NamedSharding(mesh, spec)
+
+  return jax.tree_util.tree_map_with_path(sharding, abstract_state)
+
+
+def place_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
+  """Puts a batch on the devices, rows shared along `data`.
+
+  Args:
+    mesh: the mesh.
+    batch: arrays [B, ...], B a multiple of the number of devices.
+  """
+  return jax.device_put(
+    batch, NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  )

@@ -1,0 +1,246 @@
+"""From parameters and a loss to a finished run: what both jobs share."""
+
+import dataclasses
+import pathlib
+import platform
+from collections.abc import Callable, Iterator
+from importlib import metadata as packages
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+import shared_bert
+from shared_bert.errors import UserError
+from shared_bert.training.checkpoint import Checkpoints, open_checkpoint
+from shared_bert.model.parameters import named_leaves, name_of
+from shared_bert.training.logging import MetricLog, say
+from shared_bert.training.loop import LoopSettings, train
+from shared_bert.training.step import (
+  LossFunction,
+  init_state,
+  make_train_step,
+)
+from shared_bert.training.workdir import write_json
+
+
+@dataclasses.dataclass
+class Outcome:
+  """What a run came to.
+
+  Attributes:
+    params: of the last step.
+    evaluation: metrics by split, of the last step.
+    best: `step` and `metrics` of the best checkpoint, or None.
+    seconds: of training, evaluation included, over all its parts.
+  """
+
+  params: Any
+  evaluation: dict[str, dict[str, float]]
+  best: dict[str, Any] | None
+  seconds: float
+
+
+def run(
+  config: dict,
+  workdir: pathlib.Path,
+  mesh: Mesh,
+  settings: LoopSettings,
+  *,
+  make_params: Callable[[], Any],
+  loss_function: LossFunction,
+  metric_names: tuple[str, ...],
+  optimizer: optax.GradientTransformation,
+  learning_rate: Callable[[int], Any],
+  batches: Callable[[int, int], Iterator[Any]],
+  evaluate: Callable[[Any], dict[str, dict[str, float]]],
+  identity: dict[str, Any],
+  files: dict[str, bytes],
+  plan: str,
+  best_metric: str | None = None,
+) -> Outcome:
+  """Trains, or goes on training, what the workdir is of.
+
+  Args:
+    config: plain nested dict, claimed for the workdir.
+    workdir: of the run.
+    mesh: of the devices.
+    settings: when the loop does what.
+    make_params: traced; the initial parameters.
+    loss_function: as for `make_train_step`.
+    metric_names: those it returns.
+    optimizer: of optax.
+    learning_rate: its schedule.
+    batches: (start, stop) to placed batches of these steps.
+    evaluate: parameters to metrics by split.
+    identity: fingerprints of data and tokenizer; a checkpoint of others is
+      not resumed.
+    files: kept in each checkpoint, by name.
+    plan: text for TensorBoard.
+    best_metric: `split/name` that chooses the best checkpoint.
+
+  Raises:
+    UserError: if the data changed since the run began, or training fails.
+  """
+  state, abstract = init_state(make_params, optimizer, metric_names, mesh)
+  checkpoints = Checkpoints(
+    workdir / 'checkpoints',
+    keep_last=config['train']['keep_checkpoints'],
+    best_metric=best_metric,
+  )
+  step, seconds = checkpoints.latest(), 0.0
+  if step is not None:
+    saved = checkpoints.metadata(step)
+    _check_identity(saved, identity, workdir)
+    say(f'resuming from step {step:,} in {checkpoints.directory}')
+    state, seconds = checkpoints.restore(step, abstract), saved['seconds']
+  elif config['init_from']:
+    state['params'] = take_over(state['params'], config['init_from'])
+  log = MetricLog(
+    workdir,
+    config,
+    resume_step=int(state['step']),
+    tensorboard=config['tensorboard'],
+  )
+  log.write_text(0, 'plan', plan)
+  train_step = make_train_step(
+    loss_function,
+    optimizer,
+    seed=config['seed'],
+    accumulation=config['train']['accumulation'],
+    log_every=config['train']['log_every'],
+  )
+  try:
+    state, evaluation, seconds = train(
+      settings,
+      state,
+      train_step,
+      batches,
+      evaluate=evaluate,
+      learning_rate=learning_rate,
+      checkpoints=checkpoints,
+      metadata={'config': config, **identity},
+      files=files,
+      log=log,
+      workdir=workdir,
+      best_metric=best_metric,
+      seconds=seconds,
+    )
+  finally:
+    log.close()
+    checkpoints.close()
+  best_step = checkpoints.best()
+  best = None
+  if best_step is not None:
+    best = {'step': best_step, 'metrics': checkpoints.metrics(best_step)}
+  return Outcome(state['params'], evaluation, best, seconds)
+
+
+def _check_identity(
+  saved: dict, identity: dict[str, Any], workdir: pathlib.Path
+) -> None:
+  for name, value in identity.items():
+    if saved.get(name) != value:
+      raise UserError(
+        f'{workdir} was trained with another {name.replace("_", " ")} than '
+        'is there now: bring the old data back, or start in another '
+        '--workdir.'
+      )
+
+
+def take_over(params: Any, path: str, required: str = 'encoder') -> Any:
+  """Replaces fresh parameters by those of a checkpoint, by name.
+
+  The required part must be there whole; what else fits in name and shape is
+  taken too, and what stays fresh is said.
+
+  Args:
+    params: nested dict of arrays on their devices.
+    path: a workdir, its checkpoints or one of them.
+    required: the first part of the names that must be there.
+
+  Returns:
+    A dict like `params`.
+
+  Raises:
+    UserError: if the required part is missing or of another shape.
+  """
+  found = dict(named_leaves(open_checkpoint(path).load_params()))
+  fresh = []
+
+  def choose(key_path, ours):
+    name = name_of(key_path)
+    theirs = found.get(name)
+    if theirs is not None and theirs.shape == ours.shape:
+      return jax.device_put(
+        np.asarray(theirs, dtype=ours.dtype), ours.sharding
+      )
+    if name.split('/')[0] == required:
+      what = 'is missing' if theirs is None else f'has shape {theirs.shape}'
+      raise UserError(
+        f'init_from={path} does not fit this model: {name} {what} there and '
+        f'shape {ours.shape} here. Set model.size, model.attention and the '
+        'other model keys as they were in that run.'
+      )
+    fresh.append(name)
+    return ours
+
+  chosen = jax.tree_util.tree_map_with_path(choose, params)
+  say(f'starts from {path}; fresh: {", ".join(fresh) or "nothing"}')
+  return chosen
+
+
+def versions() -> dict[str, str]:
+  """Of Python and the libraries that decide the numbers."""
+  names = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
+  return {
+    'shared_bert': shared_bert.__version__,
+    'python': platform.python_version(),
+    **{name: packages.version(name) for name in names},
+  }
+
+
+def finish(workdir: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
+  """Writes `results.json`, prints the result table, says where things lie.
+
+  Args:
+    workdir: of the run.
+    results: with `metrics` by split among them.
+
+  Returns:
+    The results with versions and hardware added.
+  """
+  results = results | {
+    'versions': versions(),
+    'hardware': {
+      'devices': jax.device_count(),
+      'kind': jax.devices()[0].device_kind,
+      'backend': jax.default_backend(),
+      'host': platform.machine(),
+    },
+  }
+  write_json(workdir / 'results.json', results)
+  show(workdir, results)
+  return results
+
+
+def show(workdir: pathlib.Path, results: dict[str, Any]) -> None:
+  """Prints the result table of a finished run and where everything lies."""
+  say()
+  for split, values in results['metrics'].items():
+    for name, value in values.items():
+      say(f'{split + " " + name:36}{value:>12.4f}')
+  if results.get('best'):
+    best = results['best']
+    shown = ', '.join(f'{k} {v:.4f}' for k, v in best['metrics'].items())
+    say(f'best checkpoint, for comparison: step {best["step"]:,}: {shown}')
+  say(f'{"seconds":36}{results["seconds"]:>12.1f}')
+  say()
+  say(f'results     {workdir / "results.json"}')
+  say(f'metrics     {workdir / "metrics.jsonl"}')
+  say(f'checkpoints {workdir / "checkpoints"}')
+  if (workdir / 'predictions').is_dir():
+    say(f'predictions {workdir / "predictions"}')
+  say(f'TensorBoard tensorboard --logdir {workdir}')

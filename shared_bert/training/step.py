@@ -1,0 +1,162 @@
+"""The training step: one compiled, donated function of state and batch."""
+
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from shared_bert.training.mesh import state_shardings
+
+# A (sum, weight) pair of float32 scalars a name: added up over micro-batches,
+# devices and steps, and divided once.
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+LossFunction = Callable[[Any, dict[str, jax.Array], jax.Array | None], Sums]
+
+
+class TrainState(TypedDict):
+  """All that a run carries from step to step, and that a checkpoint keeps.
+
+  Attributes:
+    step: int32 scalar, optimiser steps done.
+    params: nested dict of float32 arrays.
+    opt_state: of optax.
+    window: `Sums` since the last logged step. Kept here, on the device, so
+      that logging never waits for a step and a resumed run logs the same
+      numbers as an undisturbed one.
+  """
+
+  step: jax.Array
+  params: Any
+  opt_state: Any
+  window: Sums
+
+
+def init_state(
+  make_params: Callable[[], Any],
+  optimizer: optax.GradientTransformation,
+  metric_names: tuple[str, ...],
+  mesh: Mesh,
+) -> tuple[TrainState, Any]:
+  """Makes the first state on the mesh.
+
+  Args:
+    make_params: returns the initial parameters; traced.
+    optimizer: of optax.
+    metric_names: those the loss function returns.
+    mesh: the mesh.
+
+  Returns:
+    The state, and a function-free abstract copy of it (shapes, dtypes and
+    shardings) to restore checkpoints into.
+  """
+  zero = lambda: jnp.zeros((), jnp.float32)  # noqa: E731
+
+  def make() -> TrainState:
+    params = make_params()
+    names = (*metric_names, 'gradient_norm', 'tokens')
+    return {
+      'step': jnp.zeros((), jnp.int32),
+      'params': params,
+      'opt_state': optimizer.init(params),
+      'window': {name: (zero(), zero()) for name in names},
+    }
+
+  shardings = state_shardings(mesh, jax.eval_shape(make))
+  state = jax.jit(make, out_shardings=shardings)()
+  abstract = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
+    state,
+  )
+  return state, abstract
+
+
+def _add(a, b):
+  return jax.tree.map(jnp.add, a, b)
+
+
+def make_train_step(
+  loss_function: LossFunction,
+  optimizer: optax.GradientTransformation,
+  *,
+  seed: int,
+  accumulation: int,
+  log_every: int,
+) -> Callable[[TrainState, dict], tuple[TrainState, Sums]]:
+  """Compiles the step.
+
+  Args:
+    loss_function: (params, batch, key) to `Sums` with `loss` among them; its
+      sum is what is differentiated, divided by its weight over the whole
+      batch.
+    optimizer: of optax.
+    seed: of the dropout, which is drawn from (seed, step, micro-batch).
+    accumulation: micro-batches a batch is cut into; gradients are summed and
+      divided once, so that they equal the large batch's.
+    log_every: steps after which the window of metrics starts anew.
+
+  Returns:
+    A function of (state, batch), which gives the state's buffers away, to the
+    next state and the window's sums so far.
+  """
+
+  def gradients(params, batch, key):
+    def objective(params):
+      sums = loss_function(params, batch, key)
+      return sums['loss'][0], sums
+
+    (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(params)
+    return grads, sums
+
+  def accumulated(params, batch, key):
+    if accumulation == 1:
+      return gradients(params, batch, jax.random.fold_in(key, 0))
+
+    # Micro-batch i takes rows i, i+A, i+2A, …: each device cuts its own rows.
+    def cut(x):
+      return x.reshape(-1, accumulation, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(carry, part):
+      number, micro_batch = part
+      new = gradients(params, micro_batch, jax.random.fold_in(key, number))
+      return _add(carry, new), None
+
+    parts = (jnp.arange(accumulation), jax.tree.map(cut, batch))
+    start = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype),
+      jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], parts[1]),
+                     key),
+    )
+    return jax.lax.scan(add, start, parts)[0]
+
+  def train_step(state: TrainState, batch) -> tuple[TrainState, Sums]:
+    # A stream of its own, apart from initialisation and masks.
+    dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
+    key = jax.random.fold_in(dropout_key, state['step'])
+    grads, sums = accumulated(state['params'], batch, key)
+    # A batch without a single target has no gradient, rather than 0/0.
+    weight = jnp.maximum(sums['loss'][1], 1e-9)
+    grads = jax.tree.map(lambda g: g / weight, grads)
+    updates, opt_state = optimizer.update(
+      grads, state['opt_state'], state['params']
+    )
+    one = jnp.ones((), jnp.float32)
+    sums = sums | {
+      'gradient_norm': (optax.tree.norm(grads), one),
+      'tokens': ((batch['segment_ids'] > 0).sum().astype(jnp.float32), one),
+    }
+    fresh = state['step'] % log_every == 0
+    window = jax.tree.map(
+      lambda old, new: jnp.where(fresh, 0.0, old) + new, state['window'], sums
+    )
+    state = TrainState(
+      step=state['step'] + 1,
+      params=optax.apply_updates(state['params'], updates),
+      opt_state=opt_state,
+      window=window,
+    )
+    return state, window
+
+  return jax.jit(train_step, donate_argnums=0)

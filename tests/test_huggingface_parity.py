@@ -1,0 +1,125 @@
+"""`standard` attention is BERT: the same numbers as Hugging Face's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shared_bert.model.config import BertConfig
+from shared_bert.model.encoder import BertModel
+from shared_bert.model.heads import BertForMaskedLM
+from shared_bert.model.parameters import abstract, applier, named_leaves
+from tests.golden import write_huggingface
+from tests.tiny_model import maker, quick_jit
+
+# Our names, and theirs within a layer or the model.
+LAYER = 'bert.encoder.layer.{}.'
+NAMES = {
+  'encoder/embeddings/word': 'bert.embeddings.word_embeddings',
+  'encoder/embeddings/position': 'bert.embeddings.position_embeddings',
+  'encoder/embeddings/token_type': 'bert.embeddings.token_type_embeddings',
+  'encoder/embeddings/norm': 'bert.embeddings.LayerNorm',
+  'encoder/layers/attention/projection/query': LAYER + 'attention.self.query',
+  'encoder/layers/attention/projection/key': LAYER + 'attention.self.key',
+  'encoder/layers/attention/projection/value': LAYER + 'attention.self.value',
+  'encoder/layers/attention/output': LAYER + 'attention.output.dense',
+  'encoder/layers/attention_norm': LAYER + 'attention.output.LayerNorm',
+  'encoder/layers/feed_forward/up': LAYER + 'intermediate.dense',
+  'encoder/layers/feed_forward/down': LAYER + 'output.dense',
+  'encoder/layers/feed_forward_norm': LAYER + 'output.LayerNorm',
+  'pooler/dense': 'bert.pooler.dense',
+  'transform': 'cls.predictions.transform.dense',
+  'norm': 'cls.predictions.transform.LayerNorm',
+}
+
+
+def converted(make, weights, num_layers):
+  """Hugging Face's weights as the parameters of `make(rngs)`."""
+
+  def convert(name):
+    if name == 'decoder_bias':
+      return weights['cls.predictions.bias']
+    ours, kind = name.rsplit('/', 1)
+    theirs = NAMES[ours] + ('.bias' if kind == 'bias' else '.weight')
+    layers = range(num_layers) if '{}' in theirs else [0]
+    values = [weights[theirs.format(number)] for number in layers]
+    if kind == 'kernel':  # theirs is [out, in]
+      values = [value.T for value in values]
+    return np.stack(values) if '{}' in theirs else values[0]
+
+  shapes = abstract(make)
+  values = [jnp.asarray(convert(name)) for name, _ in named_leaves(shapes)]
+  params = jax.tree.unflatten(jax.tree.structure(shapes), values)
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
+  return params
+
+
+def assert_same_numbers(sizes, weights, rows, expected):
+  config = BertConfig(
+    vocab_size=sizes['vocab_size'],
+    hidden_size=sizes['hidden_size'],
+    num_layers=sizes['num_hidden_layers'],
+    num_heads=sizes['num_attention_heads'],
+    intermediate_size=sizes['intermediate_size'],
+    max_positions=sizes['max_position_embeddings'],
+    attention='standard',
+  )
+
+  def run(model):
+    make = maker(model, config)
+    params = converted(make, weights, config.num_layers)
+    return quick_jit(applier(make))(
+      params,
+      rows['input_ids'],
+      rows['token_type_ids'],
+      rows['attention_mask'],
+    )
+
+  hidden, pooled = run(BertModel)
+  logits = run(BertForMaskedLM)
+  real = rows['attention_mask'] > 0
+  for ours, theirs in (
+    (hidden[real], expected['hidden'][real]),
+    (logits[real], expected['logits'][real]),
+    (pooled, expected['pooled']),
+  ):
+    assert np.std(theirs) > 0.3  # not a comparison of zeros
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_standard_attention_gives_the_committed_numbers_of_hugging_face():
+  with np.load(write_huggingface.GOLDEN) as archive:
+    golden = {'weights': {}, 'inputs': {}, 'outputs': {}}
+    for name, value in archive.items():
+      part, name = name.split('/', 1)
+      golden[part][name] = value
+  assert_same_numbers(
+    write_huggingface.SIZES,
+    golden['weights'],
+    golden['inputs'],
+    golden['outputs'],
+  )
+
+
+@pytest.mark.parametrize('size', ['tiny', 'mini'])
+def test_standard_attention_gives_the_numbers_of_hugging_face(size):
+  pytest.importorskip('torch')
+  pytest.importorskip('transformers')
+  config = BertConfig.of_size(size)
+  sizes = {
+    'vocab_size': 1000,
+    'hidden_size': config.hidden_size,
+    'num_hidden_layers': config.num_layers,
+    'num_attention_heads': config.num_heads,
+    'intermediate_size': config.intermediate_size,
+    'max_position_embeddings': 64,
+    'type_vocab_size': 2,
+  }
+  model = write_huggingface.random_bert(sizes, seed=1)
+  rows = write_huggingface.random_rows((64, 40, 17, 3), 64, 1000, seed=1)
+  assert_same_numbers(
+    sizes,
+    write_huggingface.weights(model),
+    rows,
+    write_huggingface.run(model, rows),
+  )

@@ -1,0 +1,143 @@
+"""What the whole repository promises: its shape, its scripts, its version."""
+
+import ast
+import json
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import shared_bert
+
+_ROOT = pathlib.Path(__file__).parents[1]
+_PACKAGE = _ROOT / 'shared_bert'
+_MODULES = sorted(_PACKAGE.rglob('*.py'))
+_SCRIPTS = [*sorted((_ROOT / 'launch').glob('*.sh')), _ROOT / '.ci' / 'run']
+
+# What the files of a folder may import of `shared_bert`, besides themselves.
+# Commands and jobs, which lie in the package itself, may import everything.
+_MAY_IMPORT = {
+  'model': {'errors'},
+  'data': {'errors'},
+  'training': {'errors', 'model'},
+  'interop': {'errors', 'model', 'data', 'training'},
+}
+
+
+def _imported_parts(path: pathlib.Path) -> set[str]:
+  """First name below `shared_bert` of all that a file imports."""
+  names = []
+  for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    if isinstance(node, ast.Import):
+      names += [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom):
+      assert not node.level, f'{path}: imports are by full name'
+      names += [f'{node.module}.{alias.name}' for alias in node.names]
+  parts = [name.split('.') for name in names]
+  return {p[1] for p in parts if p[0] == 'shared_bert' and len(p) > 1}
+
+
+def _name(path: pathlib.Path) -> str:
+  return path.relative_to(_ROOT).as_posix()
+
+
+def test_files_are_short_enough_to_read():
+  lengths = {
+    _name(path): len(path.read_text(encoding='utf-8').splitlines())
+    for path in _MODULES
+  }
+  assert not {name: n for name, n in lengths.items() if n > 400}
+
+
+@pytest.mark.parametrize('folder', _MAY_IMPORT)
+def test_imports_run_one_way(folder):
+  allowed = _MAY_IMPORT[folder] | {folder, '__version__'}
+  for path in sorted((_PACKAGE / folder).rglob('*.py')):
+    forbidden = _imported_parts(path) - allowed
+    assert not forbidden, f'{_name(path)} imports {sorted(forbidden)}'
+
+
+def test_import_check_sees_every_spelling(tmp_path):
+  path = tmp_path / 'module.py'
+  path.write_text(
+    'import shared_bert.data.glue\n'
+    'from shared_bert import training\n'
+    'def late():\n'
+    '  from shared_bert.model.config import BertConfig\n'
+  )
+  assert _imported_parts(path) == {'data', 'training', 'model'}
+
+
+def test_imports_leave_tensorflow_alone():
+  # In a process of its own: other tests may have imported TensorFlow.
+  names = [
+    '.'.join(path.relative_to(_ROOT).with_suffix('').parts)
+    for path in _MODULES
+    if path.stem not in ('__init__', '__main__')
+  ]
+  code = (
+    'import importlib, sys\n'
+    f'for name in {names}:\n'
+    '  importlib.import_module(name)\n'
+    '  assert "tensorflow" not in sys.modules, name\n'
+  )
+  result = subprocess.run(
+    [sys.executable, '-c', code],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert not result.returncode, result.stderr
+
+
+@pytest.mark.parametrize('script', _SCRIPTS, ids=_name)
+def test_script_is_valid_bash_and_executable(script):
+  result = subprocess.run(
+    ['bash', '-n', str(script)], capture_output=True, text=True, check=False
+  )
+  assert not result.returncode, result.stderr
+  assert script.stat().st_mode & 0o111
+
+
+def test_restart_runs_again_after_75_and_passes_other_codes_on(tmp_path):
+  restart = _ROOT / 'launch' / 'restart.sh'
+  # Preempted twice, then a mistake of the user's.
+  command = f'echo x >> {tmp_path}/runs; [ $(wc -l < {tmp_path}/runs) -gt 2 ]'
+  result = subprocess.run(
+    ['bash', str(restart), 'bash', '-c', f'({command}) && exit 1; exit 75'],
+    env={'RESTART_SECONDS': '0', 'PATH': '/usr/bin:/bin'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 1, result.stderr
+  assert (tmp_path / 'runs').read_text() == 'x\n' * 3
+
+
+def test_citation_has_the_version_of_the_package():
+  citation = (_ROOT / 'CITATION.cff').read_text(encoding='utf-8')
+  found = re.search(r'^version: (\S+)$', citation, re.MULTILINE)
+  assert found
+  assert found[1] == shared_bert.__version__
+
+
+def test_changelog_knows_the_version_of_the_package():
+  changelog = (_ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
+  assert re.search(rf'\b{re.escape(shared_bert.__version__)}\b', changelog)
+
+
+def test_quickstart_notebook_runs():
+  path = _ROOT / 'notebooks' / 'quickstart.ipynb'
+  cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+  sources = [
+    ''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code'
+  ]
+  # Cells that start with ! are commands, which have tests of their own.
+  sources = [source for source in sources if not source.startswith('!')]
+  assert sources
+  namespace = {}
+  for source in sources:
+    exec(compile(source, path.name, 'exec'), namespace)

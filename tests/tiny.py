@@ -1,0 +1,151 @@
+"""A run small enough for a test: a real model, loss, loop and checkpoints."""
+
+import jax
+import numpy as np
+import optax
+
+from shared_bert.model import parameters
+from shared_bert.model.config import BertConfig
+from shared_bert.model.heads import BertForMaskedLM
+from shared_bert.training import mesh as mesh_lib
+from shared_bert.training import optimizer as optimizer_lib
+from shared_bert.training import run as run_lib
+from shared_bert.training.loop import LoopSettings
+from shared_bert.training.step import init_state
+
+V, S, B = 32, 8, 16
+
+
+def model_config(**changes) -> BertConfig:
+  """Two layers of width 16."""
+  values = {
+    'vocab_size': V,
+    'hidden_size': 16,
+    'num_layers': 2,
+    'num_heads': 2,
+    'intermediate_size': 32,
+    'max_positions': S,
+  }
+  return BertConfig(**(values | changes))
+
+
+def maker(config: BertConfig):
+  """Builds the masked-word model of a configuration."""
+  return lambda rngs: BertForMaskedLM(config, rngs=rngs)
+
+
+def loss_function(config: BertConfig):
+  """Predicts every token from a row with some of them hidden."""
+  apply = parameters.applier(maker(config))
+
+  def sums(params, batch, key):
+    logits = apply(
+      params, batch['input_ids'], segment_ids=batch['segment_ids'], key=key
+    )
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits, batch['labels']
+    )
+    weights = batch['weights']
+    return {'loss': ((losses * weights).sum(), weights.sum())}
+
+  return sums
+
+
+def batch(step: int) -> dict[str, np.ndarray]:
+  """A batch as a pure function of the step, with uneven weights."""
+  rng = np.random.default_rng([7, step])
+  labels = rng.integers(5, V, (B, S)).astype(np.int32)
+  hidden = rng.random((B, S)) < rng.uniform(0.1, 0.9, (B, 1))
+  lengths = rng.integers(3, S + 1, (B, 1))
+  real = np.arange(S) < lengths
+  return {
+    'input_ids': np.where(hidden, 1, labels).astype(np.int32),
+    'labels': labels,
+    'segment_ids': real.astype(np.int32),
+    'weights': (hidden & real).astype(np.float32),
+  }
+
+
+def optimizer(total_steps: int, learning_rate: float = 1e-2):
+  """AdamW with the project's defaults, and its schedule."""
+  schedule = optimizer_lib.learning_rate_schedule(
+    'linear', learning_rate, 1, total_steps
+  )
+  adamw = optimizer_lib.adamw(
+    schedule,
+    weight_decay=0.01,
+    no_decay=r'(bias|scale|/d_[qkv])$',
+    clip_norm=1.0,
+    beta1=0.9,
+    beta2=0.999,
+    epsilon=1e-6,
+  )
+  return adamw, schedule
+
+
+def abstract_state(steps: int):
+  """Shapes and dtypes of the state that `run` saves."""
+  return init_state(
+    lambda: parameters.initialise(maker(model_config()), jax.random.key(0)),
+    optimizer(steps)[0],
+    ('loss',),
+    mesh_lib.make_mesh(),
+  )[1]
+
+
+def run(
+  workdir,
+  *,
+  steps=6,
+  checkpoint_every=0,
+  evaluate_every=0,
+  log_every=2,
+  make_batch=batch,
+  devices=None,
+  seed=0,
+  data_fingerprint='data',
+  init_from='',
+):
+  """`training.run.run` on the tiny model; returns its outcome."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  config = model_config()
+  mesh = mesh_lib.make_mesh(devices)
+  adamw, schedule = optimizer(steps)
+  loss = loss_function(config)
+  evaluate_batch = jax.jit(lambda params, b: loss(params, b, None))
+
+  def batches(start, stop):
+    for step in range(start, stop):
+      yield mesh_lib.place_batch(mesh, make_batch(step))
+
+  def evaluate(params):
+    total, weight = evaluate_batch(params, batch(1000))['loss']
+    return {'heldout': {'loss': float(total / weight)}}
+
+  return run_lib.run(
+    {
+      'seed': seed,
+      'tensorboard': False,
+      'init_from': init_from,
+      'train': {
+        'keep_checkpoints': 2,
+        'accumulation': 1,
+        'log_every': log_every,
+      },
+    },
+    workdir,
+    mesh,
+    LoopSettings('tiny', steps, B, log_every, evaluate_every, checkpoint_every),
+    make_params=lambda: parameters.initialise(
+      maker(config), jax.random.key(seed)
+    ),
+    loss_function=loss,
+    metric_names=('loss',),
+    optimizer=adamw,
+    learning_rate=schedule,
+    batches=batches,
+    evaluate=evaluate,
+    identity={'data_fingerprint': data_fingerprint},
+    files={},
+    plan='a tiny run',
+  )
