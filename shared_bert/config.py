@@ -171,8 +171,9 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     default = defaults[key]
     try:
       values[key] = (
-        text if isinstance(default, str) else
-        type(default)(ast.literal_eval(text))
+        text
+        if isinstance(default, str)
+        else type(default)(ast.literal_eval(text))
       )
     except (ValueError, SyntaxError) as error:
       raise UserError(
@@ -195,9 +196,7 @@ def model_config(config: ConfigDict, vocab_size: int, platform: str):
   keys = {k: v for k, v in config.model.items() if v is not None}
   if keys['dtype'] == 'auto':
     keys['dtype'] = 'float32' if platform == 'cpu' else 'bfloat16'
-  model = BertConfig.of_size(
-    keys.pop('size'), vocab_size=vocab_size, **keys
-  )
+  model = BertConfig.of_size(keys.pop('size'), vocab_size=vocab_size, **keys)
   if config.data.seq_len > model.max_positions:
     raise UserError(
       f'data.seq_len={config.data.seq_len} is longer than '
@@ -211,9 +210,7 @@ def total_steps(config: ConfigDict, num_rows: int) -> int:
   """Optimiser steps of a run over `num_rows` training rows."""
   if config.train.steps is not None:
     return config.train.steps
-  return max(
-    1, round(config.train.epochs * num_rows / config.train.batch_size)
-  )
+  return max(1, round(config.train.epochs * num_rows / config.train.batch_size))
 
 
 def warmup_steps(config: ConfigDict, total: int) -> int:
@@ -316,6 +313,5 @@ def _validate_finetune(config: ConfigDict) -> None:
     )
   if list(data.length_buckets) != sorted(set(data.length_buckets)):
     raise UserError(
-      f'data.length_buckets={data.length_buckets} must rise from short to '
-      'long.'
+      f'data.length_buckets={data.length_buckets} must rise from short to long.'
     )

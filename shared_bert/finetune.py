@@ -58,11 +58,11 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     split: _encode(tokenizer, examples, config.data.seq_len)
     for split, examples in splits.items()
   }
-  labelled = [
-    split
+  labels = {
+    split: examples.labels
     for split, examples in splits.items()
     if split != 'train' and examples.labels is not None
-  ]
+  }
   mesh = mesh_lib.make_mesh()
   train, data = config.train, config.data
   mesh_lib.check_batch_size(
@@ -125,9 +125,9 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       split: metrics_lib.evaluate_metrics(
         task.metrics,
         predictions_of(task, outputs_of(params, split)),
-        splits[split].labels,
+        gold,
       )
-      for split in labelled
+      for split, gold in labels.items()
     }
 
   # Plan and run.
@@ -175,12 +175,12 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     },
     files=tokenizer.files(),
     plan=plan,
-    best_metric=f'{labelled[0]}/{task.primary_metric}',
+    best_metric=f'{next(iter(labels))}/{task.primary_metric}',
   )
 
   # Leaderboard files, from the last step as the metrics are.
   for split, examples in splits.items():
-    if split in labelled or split == 'train' or not data.predict_test:
+    if split in labels or split == 'train' or not data.predict_test:
       continue
     glue.write_predictions(
       task,
@@ -202,8 +202,8 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       'best': outcome.best,
       'examples': {split: len(e) for split, e in splits.items()},
       'majority': {
-        split: metrics_lib.majority_rate(splits[split].labels)
-        for split in labelled
+        split: metrics_lib.majority_rate(gold)
+        for split, gold in labels.items()
         if not task.is_regression
       },
     },
@@ -256,12 +256,8 @@ def _load_splits(config: ConfigDict) -> tuple[Task, dict[str, Examples]]:
   return task, splits
 
 
-def _encode(
-  tokenizer: Tokenizer, examples: Examples, seq_len: int
-) -> Arrays:
-  arrays = encode_examples(
-    tokenizer, examples.text_a, examples.text_b, seq_len
-  )
+def _encode(tokenizer: Tokenizer, examples: Examples, seq_len: int) -> Arrays:
+  arrays = encode_examples(tokenizer, examples.text_a, examples.text_b, seq_len)
   if examples.labels is not None:
     arrays['labels'] = examples.labels
   return arrays

@@ -56,8 +56,15 @@ def run(argv: list[str]) -> int:
   """
   try:
     rest = flags.FLAGS(argv)
-  except (flags.Error, UserError, KeyError, AttributeError, TypeError,
-          ValueError, FileNotFoundError) as error:
+  except (
+    flags.Error,
+    UserError,
+    KeyError,
+    AttributeError,
+    TypeError,
+    ValueError,
+    FileNotFoundError,
+  ) as error:
     text = error.args[0] if isinstance(error, KeyError) else error
     print(f'error: {text}', file=sys.stderr)
     return 1
@@ -68,7 +75,9 @@ def run(argv: list[str]) -> int:
       raise UserError('name a config: --config=configs/quickstart.py')
     config = _CONFIG.value
     config_lib.validate(config)
-    name = pathlib.Path(flags.FLAGS['config'].config_filename).stem
+    name = pathlib.Path(
+      config_flags.get_config_filename(flags.FLAGS['config'])
+    ).stem
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / name)
     _job(config)(config, workdir)
   except UserError as error:
@@ -79,8 +88,7 @@ def run(argv: list[str]) -> int:
     return 75
   except Exception:
     traceback.print_exc()
-    print('error: this is a bug of shared_bert, not of yours.',
-          file=sys.stderr)
+    print('error: this is a bug of shared_bert, not of yours.', file=sys.stderr)
     return 2
   return 0
 

@@ -139,9 +139,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     metric_names=('loss', 'accuracy'),
     optimizer=optimizer_lib.of_config(train, schedule),
     learning_rate=schedule,
-    batches=lambda start, stop: batches_lib.prefetch(
-      rows, start, stop, place
-    ),
+    batches=lambda start, stop: batches_lib.prefetch(rows, start, stop, place),
     evaluate=evaluate,
     identity={
       'data_fingerprint': corpus.fingerprint,
@@ -187,9 +185,7 @@ def _masked_lm_sums(config: ConfigDict, tokenizer: Tokenizer, make):
   """The loss function: masks on the device, predicts only there."""
   apply = parameters.applier(make)
   ratio = config.data.mask_ratio
-  num_predictions = masking.default_num_predictions(
-    config.data.seq_len, ratio
-  )
+  num_predictions = masking.default_num_predictions(config.data.seq_len, ratio)
 
   def sums_function(params, batch, key, *, seed):
     """(params, batch of ids int32 [B, S], key or None) to (sum, weight)s."""

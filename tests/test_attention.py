@@ -86,6 +86,24 @@ def test_every_mechanism_equals_a_standard_model(mechanism):
   np.testing.assert_allclose(ours[1], theirs[1], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize('mechanism', MECHANISMS[1:], ids=NAMES[1:])
+def test_every_mechanism_has_the_scores_of_a_standard_one(mechanism):
+  # Unlike a model's output, scores see the bias of the keys too.
+  config = tiny_config(**mechanism)
+  params = random_params(maker(PROJECTIONS[config.attention], config))
+  q, k, v = project(config)
+  standard_q, standard_k, standard_v = project(
+    tiny_config(attention='standard'), **standard_projection(config, params)
+  )
+  np.testing.assert_allclose(
+    backends.attention_scores(q, k),
+    backends.attention_scores(standard_q, standard_k),
+    rtol=0,
+    atol=1e-5,
+  )
+  np.testing.assert_allclose(v, standard_v, rtol=0, atol=1e-5)
+
+
 def test_every_configurable_mechanism_is_registered():
   assert tuple(PROJECTIONS) == ATTENTIONS
 

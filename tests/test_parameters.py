@@ -1,6 +1,6 @@
 """Names, shapes and numbers of parameters, against a committed list.
 
-`python tests/test_parameters.py` writes the list anew: a change of it breaks
+`python -m tests.test_parameters` writes the list anew: a change of it breaks
 checkpoints that exist, and wants a reason.
 """
 

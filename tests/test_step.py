@@ -36,9 +36,7 @@ def train(
   )
   windows = []
   for number in range(steps):
-    state, window = step(
-      state, mesh_lib.place_batch(mesh, tiny.batch(number))
-    )
+    state, window = step(state, mesh_lib.place_batch(mesh, tiny.batch(number)))
     windows.append(jax.device_get(window))
   return jax.device_get(state), windows
 

@@ -92,3 +92,12 @@ def token_rows(lengths=(12, 7, 3), sequence=SEQUENCE, seed=0):
   return tuple(
     jnp.asarray(array, jnp.int32) for array in (ids, token_types, real)
   )
+
+
+def assert_close(tree, expected, atol=1e-5):
+  """Fails, naming the leaf, where two trees differ by more than `atol`."""
+  assert jax.tree.structure(tree) == jax.tree.structure(expected)
+  for (name, leaf), other in zip(
+    named_leaves(tree), jax.tree.leaves(expected), strict=True
+  ):
+    np.testing.assert_allclose(leaf, other, rtol=0, atol=atol, err_msg=name)

@@ -67,8 +67,9 @@ class MetricLog:
     if self._writer is not None:
       self._writer.write_hparams(
         {
-          key: value if isinstance(value, int | float | str | bool) else
-          json.dumps(value)
+          key: value
+          if isinstance(value, int | float | str | bool)
+          else json.dumps(value)
           for key, value in flatten(config).items()
           if value is not None
         }

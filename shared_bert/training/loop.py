@@ -133,8 +133,7 @@ def train(
       checkpoints.wait()
       last = checkpoints.latest()
       kept = (
-        f'the last good checkpoint is step {last:,} in '
-        f'{checkpoints.directory}'
+        f'the last good checkpoint is step {last:,} in {checkpoints.directory}'
         if last is not None
         else 'no checkpoint was saved before'
       )

@@ -64,12 +64,7 @@ def matching(pattern: str, tree: Any) -> Any:
     tree: nested dicts.
   """
   return jax.tree_util.tree_map_with_path(
-    lambda path, _: (
-      re.search(
-        pattern, name_of(path)
-      )
-      is not None
-    ),
+    lambda path, _: re.search(pattern, name_of(path)) is not None,
     tree,
   )
 

@@ -14,8 +14,8 @@ from jax.sharding import Mesh
 
 import shared_bert
 from shared_bert.errors import UserError
+from shared_bert.model.parameters import name_of, named_leaves
 from shared_bert.training.checkpoint import Checkpoints, open_checkpoint
-from shared_bert.model.parameters import named_leaves, name_of
 from shared_bert.training.logging import MetricLog, say
 from shared_bert.training.loop import LoopSettings, train
 from shared_bert.training.step import (
@@ -174,9 +174,7 @@ def take_over(params: Any, path: str, required: str = 'encoder') -> Any:
     name = name_of(key_path)
     theirs = found.get(name)
     if theirs is not None and theirs.shape == ours.shape:
-      return jax.device_put(
-        np.asarray(theirs, dtype=ours.dtype), ours.sharding
-      )
+      return jax.device_put(np.asarray(theirs, dtype=ours.dtype), ours.sharding)
     if name.split('/')[0] == required:
       what = 'is missing' if theirs is None else f'has shape {theirs.shape}'
       raise UserError(

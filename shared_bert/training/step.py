@@ -126,14 +126,15 @@ def make_train_step(
     parts = (jnp.arange(accumulation), jax.tree.map(cut, batch))
     start = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
-      jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], parts[1]),
-                     key),
+      jax.eval_shape(
+        gradients, params, jax.tree.map(lambda x: x[0], parts[1]), key
+      ),
     )
     return jax.lax.scan(add, start, parts)[0]
 
-  def train_step(state: TrainState, batch) -> tuple[TrainState, Sums]:
-    # A stream of its own, apart from initialisation and masks.
-    dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
+  def train_step(
+    state: TrainState, batch, dropout_key
+  ) -> tuple[TrainState, Sums]:
     key = jax.random.fold_in(dropout_key, state['step'])
     grads, sums = accumulated(state['params'], batch, key)
     # A batch without a single target has no gradient, rather than 0/0.
@@ -159,4 +160,9 @@ def make_train_step(
     )
     return state, window
 
-  return jax.jit(train_step, donate_argnums=0)
+  compiled = jax.jit(train_step, donate_argnums=0)
+  # A stream of its own, apart from initialisation and masks. An argument, not
+  # a constant: runs of other seeds then share one compilation (with
+  # JAX_COMPILATION_CACHE_DIR).
+  dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
+  return lambda state, batch: compiled(state, batch, dropout_key)
