@@ -73,12 +73,13 @@ def run(argv: list[str]) -> int:
       raise UserError(f'{rest[1]!r} is not a flag: --config=… --workdir=…')
     if _CONFIG.value is None:
       raise UserError('name a config: --config=configs/quickstart.py')
+    named = config_flags.get_config_filename(flags.FLAGS['config'])
+    path = pathlib.Path(named.partition(':')[0])
+    if not path.is_file():
+      raise UserError(f'there is no config {path}: see the folder configs.')
     config = _CONFIG.value
     config_lib.validate(config)
-    name = pathlib.Path(
-      config_flags.get_config_filename(flags.FLAGS['config'])
-    ).stem
-    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / name)
+    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / path.stem)
     _job(config)(config, workdir)
   except UserError as error:
     print(f'error: {error}', file=sys.stderr)

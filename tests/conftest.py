@@ -1,13 +1,26 @@
 """What every test shares: eight simulated devices and the data folder."""
 
+import importlib.metadata
 import os
 import pathlib
+import tempfile
 
 # Before JAX is imported anywhere: 8 simulated devices unless told otherwise,
 # so that one suite covers one device (`SHARED_BERT_TEST_DEVICES=1`) and many.
 _DEVICES = os.environ.get('SHARED_BERT_TEST_DEVICES', '8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_NUM_CPU_DEVICES', _DEVICES)
+# Tests compile much and compute little: less optimisation, and one compilation
+# for equal programs, take the suite from an hour to minutes. What is tested
+# does not depend on either. Processes that tests start inherit all of it.
+os.environ.setdefault('JAX_DISABLE_MOST_OPTIMIZATIONS', 'true')
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+  # The slower compiler of two; later releases have no choice.
+  os.environ.setdefault('XLA_FLAGS', '--xla_cpu_use_fusion_emitters=false')
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
+  _CACHE = tempfile.TemporaryDirectory(prefix='shared_bert_tests_')
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = _CACHE.name
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0.5'
 
 import pytest  # noqa: E402
 

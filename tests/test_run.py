@@ -27,7 +27,7 @@ def metrics(workdir):
 def arrays(workdir, step):
   """Every array of a checkpoint: parameters, optimiser, window, step."""
   found = open_checkpoint(workdir / 'checkpoints' / str(step))
-  return jax.device_get(found.load(tiny.abstract_state(step)))
+  return jax.device_get(found.load(tiny.abstract_state()))
 
 
 def stop_at(step, number=signal.SIGTERM):

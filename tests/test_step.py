@@ -21,7 +21,7 @@ def train(
 ):
   config = tiny.model_config(**model)
   mesh = mesh_lib.make_mesh(devices)
-  state, _ = init_state(
+  state = init_state(
     lambda: parameters.initialise(tiny.maker(config), jax.random.key(0)),
     optimizer,
     ('loss',),

@@ -10,8 +10,8 @@ from shared_bert.model.heads import BertForMaskedLM
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import run as run_lib
+from shared_bert.training import step as step_lib
 from shared_bert.training.loop import LoopSettings
-from shared_bert.training.step import init_state
 
 V, S, B = 32, 8, 16
 
@@ -83,14 +83,14 @@ def optimizer(total_steps: int, learning_rate: float = 1e-2):
   return adamw, schedule
 
 
-def abstract_state(steps: int):
+def abstract_state():
   """Shapes and dtypes of the state that `run` saves."""
-  return init_state(
+  return step_lib.abstract_state(
     lambda: parameters.initialise(maker(model_config()), jax.random.key(0)),
-    optimizer(steps)[0],
+    optimizer(6)[0],
     ('loss',),
     mesh_lib.make_mesh(),
-  )[1]
+  )
 
 
 def run(

@@ -20,6 +20,7 @@ from shared_bert.training.logging import MetricLog, say
 from shared_bert.training.loop import LoopSettings, train
 from shared_bert.training.step import (
   LossFunction,
+  abstract_state,
   init_state,
   make_train_step,
 )
@@ -84,20 +85,22 @@ def run(
   Raises:
     UserError: if the data changed since the run began, or training fails.
   """
-  state, abstract = init_state(make_params, optimizer, metric_names, mesh)
   checkpoints = Checkpoints(
     workdir / 'checkpoints',
     keep_last=config['train']['keep_checkpoints'],
     best_metric=best_metric,
   )
-  step, seconds = checkpoints.latest(), 0.0
-  if step is not None:
-    saved = checkpoints.metadata(step)
-    _check_identity(saved, identity, workdir)
-    say(f'resuming from step {step:,} in {checkpoints.directory}')
-    state, seconds = checkpoints.restore(step, abstract), saved['seconds']
-  elif config['init_from']:
-    state['params'] = take_over(state['params'], config['init_from'])
+  parts = (make_params, optimizer, metric_names, mesh)
+  seconds = 0.0
+  if (saved := checkpoints.open_latest()) is not None:
+    _check_identity(saved.metadata, identity, workdir)
+    say(f'resuming from step {saved.step:,} in {checkpoints.directory}')
+    state = saved.load(abstract_state(*parts))
+    seconds = saved.metadata['seconds']
+  else:
+    state = init_state(*parts)
+    if config['init_from']:
+      state['params'] = take_over(state['params'], config['init_from'])
   log = MetricLog(
     workdir,
     config,

@@ -34,13 +34,32 @@ class TrainState(TypedDict):
   window: Sums
 
 
-def init_state(
+def _state_maker(
+  make_params: Callable[[], Any],
+  optimizer: optax.GradientTransformation,
+  metric_names: tuple[str, ...],
+) -> Callable[[], TrainState]:
+  def make() -> TrainState:
+    zero = jnp.zeros((), jnp.float32)
+    params = make_params()
+    names = (*metric_names, 'gradient_norm', 'tokens')
+    return {
+      'step': jnp.zeros((), jnp.int32),
+      'params': params,
+      'opt_state': optimizer.init(params),
+      'window': {name: (zero, zero) for name in names},
+    }
+
+  return make
+
+
+def abstract_state(
   make_params: Callable[[], Any],
   optimizer: optax.GradientTransformation,
   metric_names: tuple[str, ...],
   mesh: Mesh,
-) -> tuple[TrainState, Any]:
-  """Makes the first state on the mesh.
+) -> Any:
+  """What a state looks like: to restore checkpoints into.
 
   Args:
     make_params: returns the initial parameters; traced.
@@ -49,28 +68,38 @@ def init_state(
     mesh: the mesh.
 
   Returns:
-    The state, and a function-free abstract copy of it (shapes, dtypes and
-    shardings) to restore checkpoints into.
+    The tree of a `TrainState`, of `jax.ShapeDtypeStruct` with shardings.
   """
-  zero = lambda: jnp.zeros((), jnp.float32)  # noqa: E731
-
-  def make() -> TrainState:
-    params = make_params()
-    names = (*metric_names, 'gradient_norm', 'tokens')
-    return {
-      'step': jnp.zeros((), jnp.int32),
-      'params': params,
-      'opt_state': optimizer.init(params),
-      'window': {name: (zero(), zero()) for name in names},
-    }
-
-  shardings = state_shardings(mesh, jax.eval_shape(make))
-  state = jax.jit(make, out_shardings=shardings)()
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding),
-    state,
+  shapes = jax.eval_shape(_state_maker(make_params, optimizer, metric_names))
+  return jax.tree.map(
+    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+    shapes,
+    state_shardings(mesh, shapes),
   )
-  return state, abstract
+
+
+def init_state(
+  make_params: Callable[[], Any],
+  optimizer: optax.GradientTransformation,
+  metric_names: tuple[str, ...],
+  mesh: Mesh,
+) -> TrainState:
+  """Makes the first state, each leaf where it is to live.
+
+  Args:
+    make_params: as for `abstract_state`.
+    optimizer: of optax.
+    metric_names: those the loss function returns.
+    mesh: the mesh.
+
+  Returns:
+    The state.
+  """
+  abstract = abstract_state(make_params, optimizer, metric_names, mesh)
+  return jax.jit(
+    _state_maker(make_params, optimizer, metric_names),
+    out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
+  )()
 
 
 def _add(a, b):
