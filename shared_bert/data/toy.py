@@ -1,32 +1,31 @@
 """The embedded data: a small English, made from a seed, with nothing to fetch.
 
-A sentence says who does what to which thing:
+A sentence says what kind of thing does what:
 
-  NAME VERB the ADJECTIVE NOUN        anna buys the big dog
+  the ADJECTIVE NOUN VERB        the big dog rises
 
 Words stand in relations, and these decide the inference task, which has MNLI's
 form: a premise, a hypothesis and one of three labels.
 
 | slot      | entails                           | excludes                   |
 |-----------|-----------------------------------|----------------------------|
-| name      | itself, `someone`                 |                            |
-| verb      | itself, its kind (`buys`: `gets`) | every verb of the other kind |
-| adjective | itself                            | its opposite               |
-| noun      | itself, its kind (`dog`: `animal`)|                            |
+| adjective | itself                            | its opposite (`small`)     |
+| noun      | itself, its kind (`animal`)       |                            |
+| verb      | itself                            | its opposite (`falls`)     |
 
 A premise contradicts the hypothesis if a slot of it excludes that of the
 hypothesis; else it entails it if every slot entails its counterpart; else it is
-neutral. A kind does not entail its members: `anna gets the big animal` is
-neutral to `anna buys the big dog`. The hypothesis is drawn without regard to
+neutral. A kind does not entail its members: `the big animal rises` is
+neutral to `the big dog rises`. The hypothesis is drawn without regard to
 the label, so that nothing can be learned from it alone.
 
-One in five combinations of adjective and noun, and of name and verb, occurs in
+One in five combinations of adjective and noun, and of noun and verb, occurs in
 no sentence of the corpus, of `train` or of `dev`. Every hypothesis of `test` has
 such a combination: unseen compositions of words that were all seen.
 
-The corpus has documents in the same language, a sentence and what follows from
-it: `anna buys the big dog . someone gets the big animal . a dog is an animal .
-what is big is not small .`
+The corpus has documents in the same language: a sentence, what it entails, and
+two facts about its words, such as `what rises never falls`, `what is big is not
+small` and `a dog is an animal`.
 """
 
 import hashlib
@@ -39,50 +38,35 @@ from shared_bert.data.encoding import encode_examples
 from shared_bert.data.glue import Examples, Task
 from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-_SOMEONE = 'someone'
-_NAMES = ('anna', 'ben', 'lucy', 'max', 'nina', 'tom')
-_VERB_KINDS = {
-  'gets': ('buys', 'finds', 'takes', 'steals'),
-  'leaves': ('sells', 'loses', 'gives', 'drops'),
-}
 _NOUN_KINDS = {
-  'animal': ('dog', 'cat', 'horse', 'bird'),
-  'plant': ('tree', 'rose', 'bush', 'palm'),
-  'tool': ('hammer', 'saw', 'knife', 'drill'),
+  'animal': ('dog', 'cat', 'horse'),
+  'plant': ('tree', 'rose', 'palm'),
+  'tool': ('hammer', 'saw', 'drill'),
 }
-_OPPOSITES = (
-  ('big', 'small'),
-  ('old', 'new'),
-  ('cheap', 'dear'),
-  ('clean', 'dirty'),
-  ('light', 'heavy'),
-)
+_OPPOSITE_VERBS = (('rises', 'falls'), ('comes', 'goes'), ('grows', 'shrinks'))
+_OPPOSITE_ADJECTIVES = (('big', 'small'), ('old', 'new'), ('cheap', 'dear'))
 _KIND_OF = {
-  member: kind
-  for kinds in ({_SOMEONE: _NAMES}, _VERB_KINDS, _NOUN_KINDS)
-  for kind, members in kinds.items()
-  for member in members
+  member: kind for kind, members in _NOUN_KINDS.items() for member in members
 }
-_OPPOSITE = dict(_OPPOSITES) | {b: a for a, b in _OPPOSITES}
-
-
-def _with_kinds(kinds: dict[str, tuple[str, ...]]) -> tuple[str, ...]:
-  return tuple(word for kind, ws in kinds.items() for word in (kind, *ws))
+_OPPOSITE = {
+  a: b
+  for pair in (*_OPPOSITE_VERBS, *_OPPOSITE_ADJECTIVES)
+  for a, b in (pair, pair[::-1])
+}
 
 
 # The words of each slot, and the slots by number.
 _SLOTS = (
-  (_SOMEONE, *_NAMES),
-  _with_kinds(_VERB_KINDS),
-  tuple(_OPPOSITE),
-  _with_kinds(_NOUN_KINDS),
+  tuple(word for pair in _OPPOSITE_ADJECTIVES for word in pair),
+  tuple(word for kind, ws in _NOUN_KINDS.items() for word in (kind, *ws)),
+  tuple(word for pair in _OPPOSITE_VERBS for word in pair),
 )
-_NAME, _VERB, _ADJECTIVE, _NOUN = range(4)
+_ADJECTIVE, _NOUN, _VERB = range(3)
 _LABELS = ('entailment', 'neutral', 'contradiction')
 _ENTAILMENT, _NEUTRAL, _CONTRADICTION = range(3)
 
 # A sentence is the word of each slot.
-Sentence = tuple[str, str, str, str]
+Sentence = tuple[str, str, str]
 
 TOY_TASK = Task(
   name='toy',
@@ -100,10 +84,7 @@ def entails(premise: str, hypothesis: str) -> bool:
 
 def excludes(premise: str, hypothesis: str) -> bool:
   """Whether a word excludes the word in the same slot."""
-  if _OPPOSITE.get(premise) == hypothesis:
-    return True
-  kinds = {_KIND_OF.get(word, word) for word in (premise, hypothesis)}
-  return kinds == set(_VERB_KINDS)
+  return _OPPOSITE.get(premise) == hypothesis
 
 
 def label_of(premise: Sentence, hypothesis: Sentence) -> int:
@@ -116,23 +97,34 @@ def label_of(premise: Sentence, hypothesis: Sentence) -> int:
 
 def is_unseen(sentence: Sentence) -> bool:
   """Whether a combination of its words is kept from training."""
-  name, verb, adjective, noun = (
+  adjective, noun, verb = (
     words.index(word) for words, word in zip(_SLOTS, sentence, strict=True)
   )
-  return (adjective + noun) % 5 == 0 or (name + 2 * verb) % 5 == 0
+  return (adjective + noun) % 5 == 0 or (noun + 2 * verb) % 5 == 0
 
 
 def text_of(sentence: Sentence) -> str:
   """The sentence in words."""
-  name, verb, adjective, noun = sentence
-  return f'{name} {verb} the {adjective} {noun}'
+  adjective, noun, verb = sentence
+  return f'the {adjective} {noun} {verb}'
 
 
 def toy_tokenizer() -> Tokenizer:
   """Whole words; a vocabulary of all there are."""
   words = [word for slot in _SLOTS for word in slot]
   return Tokenizer.from_vocab(
-    [*SPECIAL_TOKENS, 'a', 'an', 'is', 'not', 'the', 'what', '.', *words]
+    [
+      *SPECIAL_TOKENS,
+      'a',
+      'an',
+      'is',
+      'never',
+      'not',
+      'the',
+      'what',
+      '.',
+      *words,
+    ]
   )
 
 
@@ -142,8 +134,8 @@ def _pick(rng: np.random.Generator, items: tuple[str, ...] | list[str]) -> str:
 
 def _sentence(rng: np.random.Generator, unseen: bool) -> Sentence:
   while True:
-    name, verb, adjective, noun = (_pick(rng, words) for words in _SLOTS)
-    sentence = (name, verb, adjective, noun)
+    adjective, noun, verb = (_pick(rng, words) for words in _SLOTS)
+    sentence = (adjective, noun, verb)
     if is_unseen(sentence) == unseen:
       return sentence
 
@@ -154,26 +146,23 @@ def _premise(
   """A premise of that label, as far from the hypothesis as it may be."""
   words: list[str] = []
   # Which slots need not entail: at least one where not all of them must.
-  loose = rng.random(4) < (0.0 if label == _ENTAILMENT else 0.4)
+  loose = rng.random(3) < (0.0 if label == _ENTAILMENT else 0.4)
   if label == _NEUTRAL:
-    loose[_pick_slot(rng, (_VERB, _ADJECTIVE, _NOUN))] = True
+    loose[_pick_slot(rng, (_ADJECTIVE, _NOUN, _VERB))] = True
   excluding = (
-    _pick_slot(rng, (_VERB, _ADJECTIVE)) if label == _CONTRADICTION else None
+    _pick_slot(rng, (_ADJECTIVE, _VERB)) if label == _CONTRADICTION else None
   )
   for slot, word in enumerate(hypothesis):
     if slot == excluding:
       fitting = [w for w in _SLOTS[slot] if excludes(w, word)]
     elif loose[slot]:
       fitting = [
-        w
-        for w in _SLOTS[slot]
-        if not (excludes(w, word) or entails(w, word))
+        w for w in _SLOTS[slot] if not (excludes(w, word) or entails(w, word))
       ]
     else:
       fitting = [w for w in _SLOTS[slot] if entails(w, word)]
-    # Everybody entails `someone`: there is no looser word.
-    words.append(_pick(rng, fitting or [word]))
-  return words[0], words[1], words[2], words[3]
+    words.append(_pick(rng, fitting))
+  return words[0], words[1], words[2]
 
 
 def _pick_slot(rng: np.random.Generator, slots: tuple[int, ...]) -> int:
@@ -181,23 +170,27 @@ def _pick_slot(rng: np.random.Generator, slots: tuple[int, ...]) -> int:
 
 
 def _pairs(
-  rng: np.random.Generator, count: int, unseen: bool, known: set
-) -> Examples:
-  """Pairs that are not in `known`, which they are added to."""
+  rng: np.random.Generator, count: int, unseen: bool, excluded: set
+) -> tuple[Examples, set]:
+  """Pairs that are not in `excluded`, and the set of them."""
+  found = set()
   premises, hypotheses, labels = [], [], []
   while len(labels) < count:
     hypothesis = _sentence(rng, unseen)
     label = len(labels) % 3
     premise = _premise(rng, hypothesis, label)
-    if (premise, hypothesis) in known or (not unseen and is_unseen(premise)):
+    if (premise, hypothesis) in excluded:
       continue
-    known.add((premise, hypothesis))
+    if not unseen and is_unseen(premise):
+      continue
+    found.add((premise, hypothesis))
     premises.append(text_of(premise))
     hypotheses.append(text_of(hypothesis))
     labels.append(label)
-  return Examples(
+  examples = Examples(
     premises, hypotheses, np.array(labels, np.int32), list(range(count))
   )
+  return examples, found
 
 
 def toy_task(
@@ -209,19 +202,17 @@ def toy_task(
     seed: any integer.
     train: pairs of known combinations.
     dev: further pairs of known combinations.
-    test: pairs whose hypothesis has an unseen combination; no pair of one
-      split is in another.
+    test: pairs whose hypothesis has an unseen combination. No pair of one
+      split is in another; within a split pairs may repeat.
 
   Returns:
     Labelled examples of `train`, `dev` and `test`, labels in equal shares.
   """
   rng = np.random.default_rng([seed, 1])
-  known: set = set()
-  return {
-    'train': _pairs(rng, train, False, known),
-    'dev': _pairs(rng, dev, False, known),
-    'test': _pairs(rng, test, True, known),
-  }
+  dev_examples, dev_pairs = _pairs(rng, dev, False, set())
+  train_examples, _ = _pairs(rng, train, False, dev_pairs)
+  test_examples, _ = _pairs(rng, test, True, set())
+  return {'train': train_examples, 'dev': dev_examples, 'test': test_examples}
 
 
 def _article(noun: str) -> str:
@@ -246,11 +237,15 @@ def toy_documents(seed: int, count: int) -> Iterator[str]:
     )
     if is_unseen(second):
       continue
-    adjective, noun = first[_ADJECTIVE], first[_NOUN]
-    sentences = [text_of(first), text_of(second)]
+    adjective, noun, verb = first
+    facts = [
+      f'what {verb} never {_OPPOSITE[verb]}',
+      f'what is {adjective} is not {_OPPOSITE[adjective]}',
+    ]
     if noun in _KIND_OF:
-      sentences.append(f'{_article(noun)} is {_article(_KIND_OF[noun])}')
-    sentences.append(f'what is {adjective} is not {_OPPOSITE[adjective]}')
+      facts.append(f'{_article(noun)} is {_article(_KIND_OF[noun])}')
+    chosen = rng.permutation(len(facts))[:2]
+    sentences = [text_of(first), text_of(second), *(facts[k] for k in chosen)]
     yield ' . '.join(sentences) + ' .'
     count -= 1
 
@@ -261,7 +256,7 @@ def toy_corpus(
   """The documents as a corpus, in memory.
 
   Args:
-    seq_len: S; documents have up to 28 tokens, and are cut to fit.
+    seq_len: S; documents have up to 26 tokens, and are cut to fit.
     seed: any integer.
     train: documents to train on.
     heldout: documents to evaluate on.

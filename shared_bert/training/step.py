@@ -47,7 +47,7 @@ def _state_maker(
       'step': jnp.zeros((), jnp.int32),
       'params': params,
       'opt_state': optimizer.init(params),
-      'window': {name: (zero, zero) for name in names},
+      'window': dict.fromkeys(names, (zero, zero)),
     }
 
   return make
