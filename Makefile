@@ -20,8 +20,10 @@ help:  ## Say what there is.
 	  | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
 
 quickstart: $(EXTRAS:%=$(VENV)/.has-%) $(VENV)/.has-package
+# Huge pages for XLA's buffers: docs/results.md, "What helps on a CPU".
 quickstart:  ## Train and evaluate a tiny model from nothing, on any machine.
-	$(BIN)/python -m shared_bert.main --config=configs/quickstart.py \
+	GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
+	  $(BIN)/python -m shared_bert.main --config=configs/quickstart.py \
 	  --workdir=$(WORKDIR)
 
 test: $(EXTRAS:%=$(VENV)/.has-%) $(VENV)/.has-dev

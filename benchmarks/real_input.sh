@@ -18,6 +18,9 @@ python=${PYTHON:-.venv/bin/python}
 # Runs that differ only in their seed compile once.
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$runs/cache}
 
+# docs/results.md, "What helps on a CPU".
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
+
 "$python" -m shared_bert.prepare --input="$text" --output="$runs/corpus" \
   --vocab_size=8000 --seq_len=128
 

@@ -280,12 +280,12 @@ def validate(config: ConfigDict) -> None:
       f'data.source={data.source!r} is not known for job={config.job}: use '
       f'{" or ".join(sources)}.'
     )
+  # The values of the model's keys, with any vocabulary.
+  model_config(config, 1000, 'cpu')
   if config.job == 'pretrain':
     _validate_pretrain(config)
   else:
     _validate_finetune(config)
-  # The values of the model's keys, with any vocabulary.
-  model_config(config, 1000, 'cpu')
 
 
 def _validate_pretrain(config: ConfigDict) -> None:

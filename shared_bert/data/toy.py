@@ -20,8 +20,8 @@ neutral to `the big dog rises`. The hypothesis is drawn without regard to
 the label, so that nothing can be learned from it alone.
 
 One in five combinations of adjective and noun, and of noun and verb, occurs in
-no sentence of the corpus, of `train` or of `dev`. Every hypothesis of `test` has
-such a combination: unseen compositions of words that were all seen.
+no sentence of the corpus, of `train` or of `dev`. Every hypothesis of `test`
+has such a combination: unseen compositions of words that were all seen.
 
 The corpus has documents in the same language: a sentence, what it entails, and
 two facts about its words, such as `what rises never falls`, `what is big is not
