@@ -232,12 +232,11 @@ def toy_documents(seed: int, count: int) -> Iterator[str]:
   rng = np.random.default_rng([seed, 2])
   while count:
     first = _sentence(rng, unseen=False)
-    second = tuple(
-      _KIND_OF[w] if w in _KIND_OF and rng.random() < 0.5 else w for w in first
-    )
+    adjective, noun, verb = first
+    kind = _KIND_OF.get(noun, noun)
+    second = (adjective, kind if rng.random() < 0.5 else noun, verb)
     if is_unseen(second):
       continue
-    adjective, noun, verb = first
     facts = [
       f'what {verb} never {_OPPOSITE[verb]}',
       f'what is {adjective} is not {_OPPOSITE[adjective]}',
