@@ -7,8 +7,8 @@ shared and once with standard attention, and prints both.
 
 One run (seed 0) on a shared 2-core x86-64 machine: 100.0 % of the unseen
 compositions with shared, 94.0 % with standard attention, majority class 33.3 %;
-264 CPU seconds in all, 302 s of wall time beside other work. One seed; the time on
-a quiet machine was not measured.
+264 CPU seconds in all, 302 s of wall time beside other work. One seed; the
+time on a quiet machine was not measured.
 """
 
 from shared_bert import config as config_lib
