@@ -13,13 +13,12 @@ from shared_bert.model.parameters import initialise
 from tests.tiny_model import (
   forward,
   maker,
-  quick_jit,
   random_params,
   tiny_config,
   token_rows,
 )
 
-attention = quick_jit(backends.xla_attention, static_argnames=('dropout_rate',))
+attention = jax.jit(backends.xla_attention, static_argnames=('dropout_rate',))
 
 MECHANISMS = [{'attention': name} for name in ATTENTIONS] + [
   {'attention': 'shared', 'role_bias': True}
@@ -199,7 +198,7 @@ def test_initial_diagonals_and_pairwise_matrices_are_as_configured():
       params = initialise(make, key)
       return [params[name] for name in names]
 
-    return quick_jit(values)(jax.random.key(0))
+    return jax.jit(values)(jax.random.key(0))
 
   diagonals = ('d_q', 'd_k', 'd_v')
   assert all((d == 1).all() for d in fresh(diagonals, attention='shared'))
@@ -290,7 +289,7 @@ def test_a_row_of_padding_gives_finite_values_and_gradients():
   def loss(q, k, v):
     return backends.xla_attention(q, k, v, segments).sum()
 
-  value, gradients = quick_jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(
+  value, gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(
     *random_heads()
   )
   assert np.isfinite(value)

@@ -10,7 +10,7 @@ from shared_bert.model.encoder import BertModel
 from shared_bert.model.heads import BertForMaskedLM
 from shared_bert.model.parameters import abstract, applier, named_leaves
 from tests.golden import write_huggingface
-from tests.tiny_model import maker, quick_jit
+from tests.tiny_model import maker
 
 # Our names, and theirs within a layer or the model.
 LAYER = 'bert.encoder.layer.{}.'
@@ -68,7 +68,7 @@ def assert_same_numbers(sizes, weights, rows, expected):
   def run(model):
     make = maker(model, config)
     params = converted(make, weights, config.num_layers)
-    return quick_jit(applier(make))(
+    return jax.jit(applier(make))(
       params,
       rows['input_ids'],
       rows['token_type_ids'],

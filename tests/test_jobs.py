@@ -88,28 +88,23 @@ def glue(tmp_path_factory):
   test = [(str(i), s) for i, s in enumerate(sentences(19, 3))]
   write('CoLA/test.tsv', [('index', 'sentence'), *test])
 
-  labels = ('entailment', 'neutral', 'contradiction')
-
-  def mnli(seed, count):
-    pairs = zip(sentences(count, seed), sentences(count, seed + 1), strict=True)
+  def pairs(seed, count, target_column, targets):
+    both = zip(sentences(count, seed), sentences(count, seed + 1), strict=True)
     return [
-      ('index', 'sentence1', 'sentence2', 'gold_label'),
-      *((str(i), a, b, labels[i % 3]) for i, (a, b) in enumerate(pairs)),
+      ('index', 'sentence1', 'sentence2', target_column),
+      *(
+        (str(i), a, b, targets[i % len(targets)])
+        for i, (a, b) in enumerate(both)
+      ),
     ]
 
-  write('MNLI/train.tsv', mnli(4, 40))
-  write('MNLI/dev_matched.tsv', mnli(6, 20))
-  write('MNLI/dev_mismatched.tsv', mnli(8, 10))
-
-  def stsb(seed, count):
-    pairs = zip(sentences(count, seed), sentences(count, seed + 1), strict=True)
-    return [
-      ('index', 'sentence1', 'sentence2', 'score'),
-      *((str(i), a, b, f'{i % 6}.0') for i, (a, b) in enumerate(pairs)),
-    ]
-
-  write('STS-B/train.tsv', stsb(10, 40))
-  write('STS-B/dev.tsv', stsb(12, 20))
+  labels = ('gold_label', ('entailment', 'neutral', 'contradiction'))
+  write('MNLI/train.tsv', pairs(4, 40, *labels))
+  write('MNLI/dev_matched.tsv', pairs(6, 20, *labels))
+  write('MNLI/dev_mismatched.tsv', pairs(8, 10, *labels))
+  scores = ('score', [f'{k}.0' for k in range(6)])
+  write('STS-B/train.tsv', pairs(10, 40, *scores))
+  write('STS-B/dev.tsv', pairs(12, 20, *scores))
   return folder
 
 

@@ -29,7 +29,6 @@ from tests.tiny_model import (
   assert_close,
   forward,
   maker,
-  quick_jit,
   random_params,
   tiny_config,
   token_rows,
@@ -65,7 +64,7 @@ def loss_and_gradients(apply, config):
     x = apply(params, ids, token_types, segments, jax.random.key(0))
     return (weights * x).sum(), x * (segments > 0)[..., None]
 
-  return quick_jit(jax.value_and_grad(loss, has_aux=True))(params)
+  return jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
 
 
 @pytest.fixture(scope='module')
@@ -182,7 +181,7 @@ def test_the_decoder_is_the_embedding():
   def loss(params):
     return apply(params, ids)[0, :, 9].sum()
 
-  gradient = quick_jit(jax.grad(loss))(params)
+  gradient = jax.jit(jax.grad(loss))(params)
   table = gradient['encoder']['embeddings']['word']['embedding']
   assert np.abs(table[7]).max() > 1e-3  # read
   assert np.abs(table[9]).max() > 1e-3  # predicted
@@ -219,7 +218,7 @@ def test_classes_come_from_the_pooled_first_token():
   make = maker(BertForSequenceClassification, config, 3)
   params = random_params(make)
   rows = token_rows()
-  logits = quick_jit(applier(make))(params, *rows)
+  logits = jax.jit(applier(make))(params, *rows)
   shared = {name: params[name] for name in ('encoder', 'pooler')}
   _, pooled = forward(BertModel, config)(shared, *rows)
   head = params['classifier']
@@ -231,7 +230,7 @@ def test_spans_come_from_every_token():
   make = maker(BertForQuestionAnswering, config)
   params = random_params(make)
   rows = token_rows()
-  start, end = quick_jit(applier(make))(params, *rows)
+  start, end = jax.jit(applier(make))(params, *rows)
   bert = random_params(maker(BertModel, config)) | {
     'encoder': params['encoder']
   }
@@ -255,7 +254,7 @@ def test_bfloat16_stays_close_to_float32_and_leaves_parameters_alone():
     x, _ = apply(params, *rows)
     return x.astype(jnp.float32).sum(), x
 
-  gradients, x = quick_jit(jax.grad(loss, has_aux=True))(params)
+  gradients, x = jax.jit(jax.grad(loss, has_aux=True))(params)
   assert x.dtype == jnp.bfloat16
   assert {g.dtype.name for g in jax.tree.leaves(gradients)} == {'float32'}
   exact, _ = forward(BertModel, tiny_config())(params, *rows)
@@ -326,7 +325,7 @@ def fresh():
   """Initial parameters: a shape apart from `abstract`'s would be an error."""
   config = tiny_config(hidden_size=64, intermediate_size=128, vocab_size=500)
   make = maker(BertForMaskedLM, config)
-  params = quick_jit(lambda key: initialise(make, key))(jax.random.key(0))
+  params = jax.jit(lambda key: initialise(make, key))(jax.random.key(0))
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params
   )

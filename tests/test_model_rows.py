@@ -18,7 +18,6 @@ from tests.tiny_model import (
   assert_close,
   forward,
   maker,
-  quick_jit,
   random_params,
   tiny_config,
   token_rows,
@@ -80,7 +79,7 @@ def test_a_packed_segment_never_leaks_into_its_neighbour(attention):
   params = random_params(make)
   own = (segments == 2)[..., None]
 
-  @quick_jit
+  @jax.jit
   def loss_and_gradients(params, ids, token_types):
     def loss(params):
       x = apply(params, ids, token_types, segments)
@@ -105,7 +104,7 @@ def test_a_packed_segment_never_leaks_into_its_neighbour(attention):
 def test_positions_restart_in_every_segment():
   segments = jnp.array([[1, 1, 1, 2, 2, 3, 0, 0], [1, 1, 1, 1, 1, 1, 1, 1]])
   expected = [[0, 1, 2, 0, 1, 0, 0, 1], [0, 1, 2, 3, 4, 5, 6, 7]]
-  positions = quick_jit(positions_in_segments)(segments)
+  positions = jax.jit(positions_in_segments)(segments)
   np.testing.assert_array_equal(positions, expected)
   assert positions.dtype == jnp.int32
 

@@ -17,25 +17,6 @@ VOCAB_SIZE = 50
 SEQUENCE = 12
 
 
-@functools.cache
-def _quick_options():
-  options = {'xla_backend_optimization_level': 0}
-  faster = options | {'xla_cpu_use_fusion_emitters': False}
-  try:
-    jax.jit(lambda: 0, compiler_options=faster)()
-  except jax.errors.JaxRuntimeError:  # JAX 0.12 has no such option.
-    return options
-  return faster
-
-
-def quick_jit(function, **kwargs):
-  """`jax.jit` that compiles up to six times as fast, for slower code.
-
-  Tests compile far more than they compute.
-  """
-  return jax.jit(function, compiler_options=_quick_options(), **kwargs)
-
-
 def tiny_config(**overrides):
   sizes = {
     'vocab_size': VOCAB_SIZE,
@@ -78,7 +59,7 @@ def maker(model, config, *args):
 @functools.cache
 def forward(model, config):
   """The model as a compiled function `apply(params, ...)`."""
-  return quick_jit(applier(maker(model, config)))
+  return jax.jit(applier(maker(model, config)))
 
 
 def token_rows(lengths=(12, 7, 3), sequence=SEQUENCE, seed=0):
