@@ -10,8 +10,11 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from shared_bert.data.glue_tasks import TASKS, get_task
 from shared_bert.errors import UserError
 from shared_bert.model.config import BertConfig
+
+TASK_SOURCES = ('tfds', 'local', 'files', 'toy')
 
 
 def _model() -> ConfigDict:
@@ -91,20 +94,32 @@ def pretrain_defaults() -> ConfigDict:
 
 
 def finetune_defaults() -> ConfigDict:
-  """Fine-tuning on a GLUE task; BERT's recipe."""
+  """Fine-tuning on a task; open settings as `recipes.settings` has them."""
   config = ConfigDict(
     {
       'job': 'finetune',
       'seed': 0,
+      'seeds': (),  # several runs, one a seed; mean and spread are printed
       'init_from': '',  # a workdir or checkpoint; empty: from scratch
+      'from_mnli': False,  # task=all: RTE, MRPC, STS-B go on from MNLI's model
       'tensorboard': True,
       'model': _model(),
       'train': _train(),
       'data': {
-        'source': 'local',  # local or toy
-        'task': 'mnli',
-        'glue_dir': '',  # in the layout of the official archives
-        'vocab': '',  # only without init_from
+        'source': 'tfds',  # tfds, local, files or toy
+        'task': 'mnli',  # of GLUE; all for the nine of them
+        'dir': 'data',  # tfds: where it is downloaded and prepared, once
+        'glue_dir': '',  # local: in the layout of the official archives
+        'train_file': '',  # files: own data, .csv, .tsv or .jsonl (.gz)
+        'dev_file': '',
+        'test_file': '',
+        'text_columns': ('sentence',),  # files: one column or two
+        'label_column': 'label',
+        'label_names': (),  # files: in order; empty: those of the train file
+        'regression': False,  # files: labels are numbers
+        'splits': (),  # job=eval: which; empty: all but train
+        'vocab': '',  # without init_from: vocab.txt or tokenizer.json
+        'vocab_size': 30522,  # or one of this size of the training texts
         'seq_len': 128,
         'length_buckets': (32, 64, 96, 128),  # batches are cut to the least
         'eval_batch_size': 128,
@@ -112,9 +127,10 @@ def finetune_defaults() -> ConfigDict:
       },
     }
   )
-  config.train.epochs = 3.0
-  config.train.learning_rate = 5e-5
   config.train.checkpoint_every = 0
+  config.train.learning_rate = placeholder(float)
+  # Evaluations without a new best after which training stops; 0: never.
+  config.train.early_stopping = 0
   return config
 
 
@@ -122,7 +138,8 @@ def glue_config(task: str, arg: str | None = None) -> ConfigDict:
   """Fine-tuning on one GLUE task.
 
   Args:
-    task: of `shared_bert.data.glue_tasks.TASKS`, unless `arg` names one.
+    task: of `shared_bert.data.glue_tasks.TASKS`, or `all`, unless `arg` names
+      one.
     arg: after the colon of `--config=`: `task`, `size`, `attention`.
   """
   args = parse_arg(arg, task=task, size='base', attention='shared')
@@ -254,38 +271,44 @@ def validate(config: ConfigDict) -> None:
     for part in (config.pretrain, config.finetune):
       validate(part)
     return
-  if config.job not in ('pretrain', 'finetune'):
+  if config.job not in ('pretrain', 'finetune', 'eval'):
     raise UserError(
-      f'job={config.job!r} is not known: use pretrain or finetune.'
+      f'job={config.job!r} is not known: use pretrain, finetune or eval.'
     )
   for key in _AT_LEAST_ONE:
     if _get(config, key) < 1:
       raise UserError(f'{key}={_get(config, key)} must be at least 1.')
   for key in _NOT_NEGATIVE:
-    if _get(config, key) < 0:
+    if (_get(config, key) or 0) < 0:
       raise UserError(f'{key}={_get(config, key)} must not be negative.')
   train, data = config.train, config.data
-  if train.steps is None and train.epochs is None:
+  is_pretraining = 'mask_ratio' in data
+  if is_pretraining and train.steps is None and train.epochs is None:
     raise UserError('set train.steps or train.epochs: how long to train.')
-  if (train.steps if train.steps is not None else train.epochs) <= 0:
+  length = train.epochs if train.steps is None else train.steps
+  if length is not None and length <= 0:
     raise UserError('train.steps or train.epochs must be above 0.')
   if train.batch_size % train.accumulation:
     raise UserError(
       f'train.batch_size={train.batch_size} cannot be cut into '
       f'train.accumulation={train.accumulation} equal parts.'
     )
-  sources = ('text', 'toy') if config.job == 'pretrain' else ('local', 'toy')
+  sources = ('text', 'toy') if is_pretraining else TASK_SOURCES
   if data.source not in sources:
     raise UserError(
-      f'data.source={data.source!r} is not known for job={config.job}: use '
+      f'data.source={data.source!r} is not known here: use '
       f'{" or ".join(sources)}.'
     )
   # The values of the model's keys, with any vocabulary.
   model_config(config, 1000, 'cpu')
-  if config.job == 'pretrain':
+  if config.job == 'eval' and not config.init_from:
+    raise UserError(
+      'job=eval needs init_from: the workdir or checkpoint to evaluate.'
+    )
+  if is_pretraining:
     _validate_pretrain(config)
   else:
-    _validate_finetune(config)
+    _validate_task(config)
 
 
 def _validate_pretrain(config: ConfigDict) -> None:
@@ -300,19 +323,63 @@ def _validate_pretrain(config: ConfigDict) -> None:
     )
 
 
-def _validate_finetune(config: ConfigDict) -> None:
+def _validate_task(config: ConfigDict) -> None:
   data = config.data
+  if config.train.early_stopping < 0:
+    raise UserError(
+      f'train.early_stopping={config.train.early_stopping} must not be '
+      'negative.'
+    )
   if data.source == 'local' and not data.glue_dir:
     raise UserError(
       'data.glue_dir is not set: name the folder that holds CoLA, SST-2, '
       'MRPC and the others in the layout of the official GLUE archives.'
     )
-  if data.source == 'local' and not (config.init_from or data.vocab):
+  if data.glue_dir and data.source != 'local':
     raise UserError(
-      'set init_from to the workdir of a pre-training run (its vocabulary is '
-      'used), or data.vocab to a vocab.txt to train from scratch.'
+      f'data.glue_dir={data.glue_dir} is only read with data.source=local, '
+      f'and data.source is {data.source}: set one or the other.'
+    )
+  if data.source == 'files' and config.job != 'eval':
+    for key in ('train_file', 'dev_file'):
+      if not data[key]:
+        raise UserError(
+          f'data.{key} is not set: own data needs data.train_file and '
+          'data.dev_file, and may have data.test_file.'
+        )
+  if data.source != 'files' and (data.train_file or data.dev_file):
+    raise UserError(
+      'data.train_file and data.dev_file are only read with '
+      f'data.source=files, and data.source is {data.source}.'
+    )
+  if not 1 <= len(data.text_columns) <= 2:
+    raise UserError(
+      f'data.text_columns={tuple(data.text_columns)} must name one column or '
+      'two.'
+    )
+  if data.source in ('tfds', 'local') and data.task != 'all':
+    get_task(data.task)
+  if len(set(config.seeds)) != len(config.seeds):
+    raise UserError(f'seeds={tuple(config.seeds)} names a seed twice.')
+  if config.from_mnli and data.task != 'all':
+    raise UserError(
+      'from_mnli needs data.task=all, which trains MNLI; with one task set '
+      'init_from to the workdir of an MNLI run.'
+    )
+  if config.job == 'eval' and (data.task == 'all' or config.seeds):
+    raise UserError(
+      'job=eval evaluates one checkpoint on one task: set data.task and leave '
+      'seeds empty.'
     )
   if list(data.length_buckets) != sorted(set(data.length_buckets)):
     raise UserError(
       f'data.length_buckets={data.length_buckets} must rise from short to long.'
     )
+
+
+def tasks_of(config: ConfigDict) -> list[str]:
+  """The tasks of a fine-tuning config, those that others start from first."""
+  if config.data.task != 'all':
+    return [config.data.task]
+  tasks = [name for name, task in TASKS.items() if not task.trained_as]
+  return sorted(tasks, key=lambda name: config.from_mnli and name != 'mnli')

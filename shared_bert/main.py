@@ -5,8 +5,10 @@ Exit codes: 0 done, 1 the user can mend it, 75 preempted (start me again),
 2 a bug of ours.
 """
 
+import importlib
 import pathlib
 import sys
+import tempfile
 import traceback
 
 from absl import flags
@@ -30,19 +32,45 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
+_DRY_RUN = flags.DEFINE_bool(
+  'dry_run',
+  False,
+  'Say what would run, go through one step of everything, keep nothing.',
+)
+_PROFILE = flags.DEFINE_string(
+  'profile',
+  None,
+  'START:STOP, the training steps to trace for xprof, counted from 1.',
+)
+
+
+_VERBOSE = flags.DEFINE_bool(
+  'verbose', False, 'Show the traceback of every error.'
+)
+
+
 def _job(config):
-  """The function of `config.job`; imported late, for --help's sake."""
-  if config.job == 'pretrain':
-    from shared_bert.pretrain import pretrain
+  """The function of a config's job; imported late, for --help's sake."""
+  name = {'eval': 'evaluate'}.get(config.job, config.job)
+  if name == 'finetune' and (config.seeds or config.data.task == 'all'):
+    name = 'suite'
+  return getattr(importlib.import_module(f'shared_bert.{name}'), name)
 
-    return pretrain
-  if config.job == 'finetune':
-    from shared_bert.finetune import finetune
 
-    return finetune
-  from shared_bert.quickstart import quickstart
+def _run_job(config, workdir: pathlib.Path) -> None:
+  """Runs the job; a dry run in a folder that is thrown away."""
+  from shared_bert.training.run import Options
 
-  return quickstart
+  options = Options.of_flags(_DRY_RUN.value, _PROFILE.value)
+  if not options.dry_run:
+    _job(config)(config, workdir, options)
+    return
+  with tempfile.TemporaryDirectory(prefix='shared_bert_dry_run_') as folder:
+    _job(config)(config, pathlib.Path(folder), options)
+  print(
+    'dry run: one step of everything went through; nothing was kept. Without '
+    f'--dry_run the run is in {workdir}.'
+  )
 
 
 def run(argv: list[str]) -> int:
@@ -80,8 +108,10 @@ def run(argv: list[str]) -> int:
     config = _CONFIG.value
     config_lib.validate(config)
     workdir = pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / path.stem)
-    _job(config)(config, workdir)
+    _run_job(config, workdir)
   except UserError as error:
+    if _VERBOSE.value:
+      traceback.print_exc()
     print(f'error: {error}', file=sys.stderr)
     return 1
   except Preempted as error:

@@ -26,6 +26,15 @@ def parameter_lines(model: BertConfig) -> list[str]:
   return lines
 
 
+def model_line(size: str, model: BertConfig) -> str:
+  """A model in a line; `size` is what its config calls it."""
+  return (
+    f'{size}, {model.attention} attention, {model.dtype}: {model.num_layers} '
+    f'layers of width {model.hidden_size}, {model.num_heads} heads; XLA '
+    'attention'
+  )
+
+
 def describe(
   config: ConfigDict,
   workdir: pathlib.Path,
@@ -64,9 +73,7 @@ def describe(
     f'shared_bert {shared_bert.__version__} · {config.job} · seed '
     f'{config.seed} · {workdir}',
     f'devices     {devices} ({jax.default_backend()}), mesh {axes}',
-    f'model       {config.model.size}, {model.attention} attention, '
-    f'{model.dtype}: {model.num_layers} layers of width {model.hidden_size}, '
-    f'{model.num_heads} heads; XLA attention',
+    f'model       {model_line(config.model.size, model)}',
     *parameter_lines(model),
     *data,
     f'steps       {total_steps:,} of {train.batch_size} rows{cut}, '

@@ -9,15 +9,19 @@ from ml_collections import ConfigDict
 from shared_bert.finetune import finetune
 from shared_bert.pretrain import pretrain
 from shared_bert.training.logging import say
+from shared_bert.training.run import Options
 from shared_bert.training.workdir import write_json
 
 
-def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def quickstart(
+  config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
+) -> dict[str, Any]:
   """Pre-trains and fine-tunes each mechanism, then prints them as a table.
 
   Args:
     config: of `config.quickstart_defaults`, validated.
     workdir: of the runs: `shared/pretrain`, `shared/finetune` and so on.
+    options: of the command.
 
   Returns:
     The rows of the table by mechanism, as in `results.json`.
@@ -31,11 +35,11 @@ def quickstart(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     folder = workdir / attention
     first, second = copy.deepcopy((config.pretrain, config.finetune))
     first.model.attention = second.model.attention = attention
-    second.init_from = str(folder / 'pretrain')
+    second.init_from = str(folder / 'pretrain', options)
     say(f'── {attention} ── pre-training')
-    before = pretrain(first, folder / 'pretrain')
+    before = pretrain(first, folder / 'pretrain', options)
     say(f'── {attention} ── fine-tuning')
-    after = finetune(second, folder / 'finetune')
+    after = finetune(second, folder / 'finetune', options)
     table[attention] = {
       'parameters': after['parameters'],
       'seconds': before['seconds'] + after['seconds'],

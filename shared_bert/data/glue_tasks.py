@@ -126,8 +126,7 @@ class Task:
   @property
   def required_splits(self) -> tuple[str, ...]:
     """Splits without which the task cannot be trained and evaluated."""
-    train = ('train',) if 'train' in self.splits else ()
-    return train + self.dev_splits[:1]
+    return () if self.trained_as else ('train', *self.dev_splits[:1])
 
   def paths(self, glue_dir: pathlib.Path, split: str) -> list[pathlib.Path]:
     """Where the file of `split` may lie, the official place first."""
@@ -148,7 +147,8 @@ _TASKS = (
     name='cola',
     folders=('CoLA',),
     text_columns=('sentence',),
-    metrics=('matthews',),
+    # GLUE scores CoLA by the first; the second shows a run at the majority.
+    metrics=('matthews', 'accuracy'),
     label_names=('unacceptable', 'acceptable'),
     file_labels=_BINARY,
     prediction_files={'test': 'CoLA.tsv'},
@@ -257,6 +257,17 @@ _TASKS = (
     label_names=_NLI,
     splits={'test': ('diagnostic.tsv', 'AX.tsv')},
     prediction_files={'test': 'AX.tsv'},
+    trained_as='mnli',
+  ),
+  # The same rows with their labels, as gluebenchmark.com offers them apart.
+  Task(
+    name='diagnostic',
+    folders=('AX', 'diagnostic', '.'),
+    text_columns=('Premise', 'Hypothesis'),
+    label_column='Label',
+    metrics=('matthews', 'accuracy'),
+    label_names=_NLI,
+    splits={'dev': ('diagnostic-full.tsv',)},
     trained_as='mnli',
   ),
 )

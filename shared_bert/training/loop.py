@@ -1,5 +1,6 @@
 """The one loop: batches in, steps out, logged, evaluated and kept."""
 
+import contextlib
 import dataclasses
 import math
 import pathlib
@@ -28,6 +29,8 @@ class LoopSettings:
     evaluate_every: steps between evaluations; the last step always has one.
     checkpoint_every: steps between checkpoints; evaluations and the last
       step always have one.
+    patience: evaluations without a new best after which training stops.
+    profile: first and last step to trace, counted from 1, or None.
   """
 
   name: str
@@ -36,6 +39,8 @@ class LoopSettings:
   log_every: int
   evaluate_every: int
   checkpoint_every: int
+  patience: int = 0
+  profile: tuple[int, int] | None = None
 
 
 def _is_due(step: int, every: int, total: int) -> bool:
@@ -47,6 +52,34 @@ def _means(sums: Sums) -> dict[str, float]:
     name: float(total) / max(float(weight), 1e-9)
     for name, (total, weight) in jax.device_get(sums).items()
   }
+
+
+class _Trace:
+  """Writes a profile of some steps, for xprof or TensorBoard's plugin."""
+
+  def __init__(self, steps: tuple[int, int] | None, folder: pathlib.Path):
+    self._first, self._last = steps or (0, 0)
+    self._folder = folder
+    self._open = False
+
+  def before(self, step: int) -> None:
+    """To be called before a step is started."""
+    if step == self._first:
+      jax.profiler.start_trace(self._folder)
+      self._open = True
+
+  def after(self, step: int, sums: Sums) -> None:
+    """To be called once it is under way."""
+    if self._open and step >= self._last:
+      jax.block_until_ready(sums)
+      self.close()
+
+  def close(self) -> None:
+    """Writes what was traced, also of a run that ends early."""
+    if self._open:
+      jax.profiler.stop_trace()
+      self._open = False
+      say(f'  profile of steps {self._first} to {self._last}: {self._folder}')
 
 
 class _StopSignals:
@@ -124,6 +157,7 @@ def train(
   start = int(state['step'])
   started = time.monotonic() - seconds
   progress = Progress(settings.name, start, total, settings.batch_size)
+  trace = _Trace(settings.profile, workdir)
   evaluation: dict[str, dict[str, float]] | None = None
 
   def report(step: int, sums: Sums) -> None:
@@ -162,10 +196,23 @@ def train(
       files=files,
     )
 
+  def is_exhausted(step: int) -> bool:
+    """Whether the last evaluations brought no new best."""
+    if not settings.patience or not step:
+      return False
+    checkpoints.wait()
+    best = checkpoints.best()
+    waited = settings.patience * settings.evaluate_every
+    return best is not None and step < total and step - best >= waited
+
   pending: tuple[int, Sums] | None = None
-  with _StopSignals() as signals:
-    for step, batch in enumerate(batches(start, total), start + 1):
-      state, sums = train_step(state, batch)
+  stop = start if is_exhausted(start) else total
+  with _StopSignals() as signals, contextlib.closing(trace):
+    for step, batch in enumerate(batches(start, stop), start + 1):
+      trace.before(step)
+      with jax.profiler.StepTraceAnnotation('train', step_num=step):
+        state, sums = train_step(state, batch)
+      trace.after(step, sums)
       if step == start + 1:
         # Compilation is not speed: the clock of the rates starts here.
         jax.block_until_ready(sums)
@@ -206,6 +253,13 @@ def train(
           f'({duration(time.monotonic() - started)}), saved in '
           f'{checkpoints.directory}: the same command goes on from there.'
         )
+      if evaluating and is_exhausted(step):
+        progress.clear()
+        say(
+          f'  stopped early: {settings.patience} evaluations without a better '
+          f'{best_metric}'
+        )
+        break
   progress.clear()
   checkpoints.wait()
   seconds = time.monotonic() - started

@@ -165,6 +165,47 @@ def majority_rate(labels: np.ndarray) -> float:
   return float(counts.max() / len(labels))
 
 
+def majority_rates(
+  labels: Mapping[str, np.ndarray], is_regression: bool
+) -> dict[str, float]:
+  """`majority_rate` of each split; none for scores, which have no classes.
+
+  Args:
+    labels: by split, [N].
+    is_regression: whether they are scores.
+  """
+  if is_regression:
+    return {}
+  return {split: majority_rate(gold) for split, gold in labels.items()}
+
+
+def collapsed_splits(
+  metrics: Mapping[str, Mapping[str, float]],
+  majority: Mapping[str, float],
+  sizes: Mapping[str, int],
+) -> list[str]:
+  """The splits on which a model is no better than one that never looks.
+
+  Classes: accuracy within one standard error, sqrt(p (1 - p) / N), of the
+  commonest class's share p. Scores: no correlation at all, as constant
+  predictions have.
+
+  Args:
+    metrics: by split, by name.
+    majority: from `majority_rates`.
+    sizes: N by split.
+  """
+  found = []
+  for split, values in metrics.items():
+    if split in majority and 'accuracy' in values:
+      p = majority[split]
+      if values['accuracy'] <= p + np.sqrt(p * (1 - p) / sizes[split]):
+        found.append(split)
+    elif values.get('pearson') == 0.0:
+      found.append(split)
+  return found
+
+
 # The columns of a GLUE table and the metrics that each is the mean of.
 GLUE_COLUMNS: dict[str, tuple[str, ...]] = {
   'cola': ('matthews',),

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import platform
+import shlex
 from collections.abc import Callable, Iterator
 from importlib import metadata as packages
 from typing import Any
@@ -27,18 +28,59 @@ from shared_bert.training.step import (
 from shared_bert.training.workdir import write_json
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How a command is run, apart from what it computes.
+
+  Attributes:
+    dry_run: one step of everything, in a folder that is thrown away.
+    profile: first and last training step to trace, counted from 1, or None.
+  """
+
+  dry_run: bool = False
+  profile: tuple[int, int] | None = None
+
+  @classmethod
+  def of_flags(cls, dry_run: bool, profile: str | None) -> 'Options':
+    """From the flags of a command.
+
+    Args:
+      dry_run: as the attribute.
+      profile: `START:STOP`, or None.
+
+    Raises:
+      UserError: if `profile` is not two step numbers in order.
+    """
+    if profile is None:
+      return cls(dry_run)
+    first, colon, last = profile.partition(':')
+    if not (
+      colon
+      and first.isdigit()
+      and last.isdigit()
+      and 1 <= int(first) <= int(last)
+    ):
+      raise UserError(
+        f'--profile={profile} should be START:STOP, two training steps from 1 '
+        'on, the first one first, such as 10:15.'
+      )
+    return cls(dry_run, (int(first), int(last)))
+
+
 @dataclasses.dataclass
 class Outcome:
   """What a run came to.
 
   Attributes:
     params: of the last step.
+    steps: trained in all.
     evaluation: metrics by split, of the last step.
     best: `step` and `metrics` of the best checkpoint, or None.
     seconds: of training, evaluation included, over all its parts.
   """
 
   params: Any
+  steps: int
   evaluation: dict[str, dict[str, float]]
   best: dict[str, Any] | None
   seconds: float
@@ -61,6 +103,7 @@ def run(
   files: dict[str, bytes],
   plan: str,
   best_metric: str | None = None,
+  options: Options = Options(),
 ) -> Outcome:
   """Trains, or goes on training, what the workdir is of.
 
@@ -81,6 +124,7 @@ def run(
     files: kept in each checkpoint, by name.
     plan: text for TensorBoard.
     best_metric: `split/name` that chooses the best checkpoint.
+    options: of the command.
 
   Raises:
     UserError: if the data changed since the run began, or training fails.
@@ -89,6 +133,11 @@ def run(
     workdir / 'checkpoints',
     keep_last=config['train']['keep_checkpoints'],
     best_metric=best_metric,
+  )
+  settings = dataclasses.replace(
+    settings,
+    profile=options.profile,
+    total_steps=1 if options.dry_run else settings.total_steps,
   )
   parts = (make_params, optimizer, metric_names, mesh)
   seconds = 0.0
@@ -138,7 +187,7 @@ def run(
   best = None
   if best_step is not None:
     best = {'step': best_step, 'metrics': checkpoints.metrics(best_step)}
-  return Outcome(state['params'], evaluation, best, seconds)
+  return Outcome(state['params'], int(state['step']), evaluation, best, seconds)
 
 
 def _check_identity(
@@ -233,15 +282,26 @@ def show(workdir: pathlib.Path, results: dict[str, Any]) -> None:
   for split, values in results['metrics'].items():
     for name, value in values.items():
       say(f'{split + " " + name:36}{value:>12.4f}')
+  for split in results.get('collapsed', ()):
+    chance = results['majority'].get(split)
+    share = '' if chance is None else f' ({chance:.1%})'
+    say(
+      f'{split}: no better than always saying the commonest{share}: this run '
+      'cannot tell one model from another.'
+    )
   if results.get('best'):
     best = results['best']
     shown = ', '.join(f'{k} {v:.4f}' for k, v in best['metrics'].items())
     say(f'best checkpoint, for comparison: step {best["step"]:,}: {shown}')
   say(f'{"seconds":36}{results["seconds"]:>12.1f}')
   say()
-  say(f'results     {workdir / "results.json"}')
-  say(f'metrics     {workdir / "metrics.jsonl"}')
-  say(f'checkpoints {workdir / "checkpoints"}')
-  if (workdir / 'predictions').is_dir():
-    say(f'predictions {workdir / "predictions"}')
-  say(f'TensorBoard tensorboard --logdir {workdir}')
+  for name, what in (
+    ('results.json', 'results'),
+    ('metrics.jsonl', 'metrics'),
+    ('checkpoints', 'checkpoints'),
+    ('predictions', 'predictions'),
+  ):
+    if (workdir / name).exists():
+      say(f'{what:12}{workdir / name}')
+  if results['job'] != 'eval':
+    say(f'TensorBoard tensorboard --logdir {shlex.quote(str(workdir))}')

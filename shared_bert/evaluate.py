@@ -1,0 +1,156 @@
+"""Evaluating a checkpoint: its metrics and predictions, without training."""
+
+import pathlib
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from shared_bert import config as config_lib
+from shared_bert import plan as plan_lib
+from shared_bert import pretrain as pretrain_lib
+from shared_bert import task_data
+from shared_bert.data.tokenizer import Tokenizer
+from shared_bert.errors import UserError
+from shared_bert.masked_model import MaskedModel
+from shared_bert.model import parameters
+from shared_bert.task_model import TaskModel
+from shared_bert.training import mesh as mesh_lib
+from shared_bert.training import metrics as metrics_lib
+from shared_bert.training import run as run_lib
+from shared_bert.training import workdir as workdir_lib
+from shared_bert.training.checkpoint import open_checkpoint
+from shared_bert.training.logging import say
+from shared_bert.training.run import Options
+from shared_bert.training.step_folders import Checkpoint
+
+
+def evaluate(
+  config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
+) -> dict[str, Any]:
+  """Scores the checkpoint `init_from` on the data of this config.
+
+  The model is the checkpoint's: the `model` keys of the config do not count.
+
+  Args:
+    config: of `pretrain_defaults` or `finetune_defaults` with `job='eval'`,
+      validated.
+    workdir: where `results.json` and predictions go; no checkpoint does.
+    options: of the command.
+
+  Returns:
+    The results, as in `results.json`.
+
+  Raises:
+    UserError: for a checkpoint of another kind than the data asks for, and
+      other things that the user can mend.
+  """
+  started = time.monotonic()
+  workdir_lib.claim(workdir, config.to_dict())
+  checkpoint = open_checkpoint(config.init_from)
+  trained = ConfigDict(checkpoint.metadata['config'])
+  asked = 'pretrain' if 'mask_ratio' in config.data else 'finetune'
+  if trained.job != asked:
+    raise UserError(
+      f'init_from={config.init_from} is a checkpoint of job={trained.job}, '
+      f'and this config evaluates one of job={asked}: use the config that it '
+      'was trained with.'
+    )
+  tokenizer = Tokenizer.load(checkpoint.path)
+  model_config = config_lib.model_config(
+    ConfigDict({'model': trained.model, 'data': config.data}),
+    tokenizer.vocab_size,
+    jax.default_backend(),
+  )
+  say(
+    f'evaluating  step {checkpoint.step:,} of {checkpoint.path}\n'
+    f'model       {plan_lib.model_line(trained.model.size, model_config)}'
+  )
+  score = _score_words if asked == 'pretrain' else _score_task
+  found = score(config, model_config, tokenizer, checkpoint, workdir, options)
+  return run_lib.finish(
+    workdir,
+    {
+      'job': 'eval',
+      'checkpoint': str(checkpoint.path),
+      'step': checkpoint.step,
+      'attention': model_config.attention,
+      'seconds': time.monotonic() - started,
+      **found,
+    },
+  )
+
+
+def _score_words(
+  config: ConfigDict,
+  model_config: Any,
+  tokenizer: Tokenizer,
+  checkpoint: Checkpoint,
+  workdir: pathlib.Path,
+  options: Options,
+) -> dict[str, Any]:
+  """Held-out rows of a corpus."""
+  del workdir
+  corpus = pretrain_lib.open_corpus(config)
+  if corpus.tokenizer.sha256 != tokenizer.sha256:
+    raise UserError(
+      f'{config.data.corpus or "the corpus"} has another vocabulary than '
+      f'init_from={config.init_from}: prepare the text with '
+      f'--vocab={checkpoint.path}.'
+    )
+  rows = config.data.heldout_rows or len(corpus.heldout)
+  rows = min(rows, config.train.batch_size) if options.dry_run else rows
+  mesh = mesh_lib.make_mesh()
+  mesh_lib.check_batch_size('train.batch_size', config.train.batch_size, mesh)
+  model = MaskedModel(
+    model_config, config, tokenizer, corpus.heldout[:rows], mesh
+  )
+  params = checkpoint.load_params(parameters.abstract(model.make))
+  return {
+    'parameters': parameters.count(params),
+    'metrics': model.evaluate(params),
+  }
+
+
+def _score_task(
+  config: ConfigDict,
+  model_config: Any,
+  tokenizer: Tokenizer,
+  checkpoint: Checkpoint,
+  workdir: pathlib.Path,
+  options: Options,
+) -> dict[str, Any]:
+  """Splits of a task; those without labels are predicted."""
+  labels = checkpoint.metadata['label_names']
+  loaded = task_data.load_task(config.data, evaluating=True, label_names=labels)
+  if list(loaded.task.label_names) != labels:
+    raise UserError(
+      f'{loaded.task.name} has the labels '
+      f'{", ".join(loaded.task.label_names) or "of a regression"}, and '
+      f'init_from={config.init_from} was trained on '
+      f'{", ".join(labels) or "scores"}: evaluate it on data with the same.'
+    )
+  data = task_data.encode(loaded, tokenizer, config.data.seq_len)
+  if options.dry_run:
+    data = data.head(config.data.eval_batch_size)
+  say('\n'.join(task_data.describe(data, tokenizer, config.data.seq_len)))
+  mesh = mesh_lib.make_mesh()
+  mesh_lib.check_batch_size(
+    'data.eval_batch_size', config.data.eval_batch_size, mesh
+  )
+  model = TaskModel(model_config, data, config, mesh)
+  params = checkpoint.load_params(parameters.abstract(model.make))
+  metrics = model.evaluate(params)
+  if config.data.predict_test:
+    model.write_predictions(params, workdir / 'predictions')
+  majority = metrics_lib.majority_rates(data.labels, data.task.is_regression)
+  sizes = {split: len(examples) for split, examples in data.splits.items()}
+  return {
+    'task': data.task.name,
+    'parameters': parameters.count(params),
+    'metrics': metrics,
+    'examples': sizes,
+    'majority': majority,
+    'collapsed': metrics_lib.collapsed_splits(metrics, majority, sizes),
+  }

@@ -1,0 +1,255 @@
+"""The data of a task as a model meets it: its splits, encoded.
+
+What fine-tuning and evaluating share: where the examples come from
+(`data.source`), which tokenizer reads them, and what a person is told of them.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from shared_bert.data import glue, glue_tfds, own_files, toy
+from shared_bert.data.encoding import encode_examples
+from shared_bert.data.glue import TASKS, Examples, Task
+from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
+from shared_bert.errors import UserError
+from shared_bert.training.checkpoint import open_checkpoint
+from shared_bert.training.logging import say
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass
+class TaskData:
+  """The splits of a task, as texts and as padded rows.
+
+  Attributes:
+    task: the task.
+    splits: examples by split; `train`, those to evaluate and to predict.
+    arrays: by split what `encode_examples` gives, int32 [N, S] each, with
+      `labels` [N] where there are any.
+    borrowed: splits of another task that this one's model predicts, such as
+      MNLI's `ax`, with that task and its own name of the split.
+    scores_train: whether `train` is one of the splits to evaluate.
+  """
+
+  task: Task
+  splits: dict[str, Examples]
+  arrays: dict[str, Arrays]
+  borrowed: dict[str, tuple[Task, str]] = dataclasses.field(
+    default_factory=dict
+  )
+  scores_train: bool = False
+
+  @property
+  def labels(self) -> dict[str, np.ndarray]:
+    """The labels of every split to evaluate, int32 or float32 [N]."""
+    return {
+      split: examples.labels
+      for split, examples in self.splits.items()
+      if examples.labels is not None and (split != 'train' or self.scores_train)
+    }
+
+  @property
+  def unlabelled(self) -> list[str]:
+    """The splits that can only be predicted."""
+    return [s for s, examples in self.splits.items() if examples.labels is None]
+
+  def metrics_of(self, split: str) -> tuple[str, ...]:
+    """Names of the metrics of a split, the primary one first."""
+    return self.borrowed.get(split, (self.task, split))[0].metrics
+
+  def head(self, rows: int) -> 'TaskData':
+    """The same with at most `rows` rows in each split but `train`."""
+
+    def cut(split: str, examples: Examples) -> Examples:
+      if split == 'train':
+        return examples
+      second, labels = examples.text_b, examples.labels
+      return Examples(
+        examples.text_a[:rows],
+        None if second is None else second[:rows],
+        None if labels is None else labels[:rows],
+        examples.ids[:rows],
+      )
+
+    return dataclasses.replace(
+      self,
+      splits={s: cut(s, examples) for s, examples in self.splits.items()},
+      arrays={
+        split: arrays
+        if split == 'train'
+        else {name: array[:rows] for name, array in arrays.items()}
+        for split, arrays in self.arrays.items()
+      },
+    )
+
+
+def load_task(
+  data: ConfigDict, *, evaluating: bool = False, label_names: Any = ()
+) -> TaskData:
+  """The task that the `data` keys of a config name, not yet encoded.
+
+  Args:
+    data: as in `config.finetune_defaults`.
+    evaluating: only the splits of `data.splits`, or all but `train` if it
+      names none; otherwise all.
+    label_names: of own data, where `data.label_names` does not say.
+
+  Returns:
+    The task with every split that is there; says which optional ones are not.
+
+  Raises:
+    UserError: for files that are missing or hold what they should not.
+  """
+  named = tuple(data.splits) if evaluating else ()
+
+  def is_wanted(split: str) -> bool:
+    return split in named if named else split != 'train' or not evaluating
+
+  if data.source == 'toy':
+    splits = toy.toy_task(seed=0)
+    return _chosen(TaskData(toy.TOY_TASK, splits, {}), named, is_wanted)
+  if data.source == 'files':
+    task, splits = own_files.load(
+      data.train_file if is_wanted('train') else '',
+      data.dev_file,
+      data.test_file,
+      text_columns=tuple(data.text_columns),
+      label_column=data.label_column,
+      label_names=tuple(data.label_names or label_names),
+      regression=data.regression,
+    )
+    return _chosen(TaskData(task, splits, {}), named, is_wanted)
+
+  task = glue.get_task(data.task)
+  if task.trained_as:
+    raise UserError(
+      f'data.task={task.name} has no training data: the model of '
+      f'{task.trained_as} predicts it, in the runs of '
+      f'data.task={task.trained_as}.'
+    )
+  wanted = {split: (task, split) for split in task.splits}
+  borrowed = {}
+  for other in TASKS.values():
+    if other.trained_as == task.name:
+      for split in other.splits:
+        borrowed[other.name] = wanted[other.name] = (other, split)
+  splits = {}
+  for name, (owner, split) in wanted.items():
+    if not is_wanted(name):
+      continue
+    examples = (
+      glue_tfds.load_split(owner, data.dir, split)
+      if data.source == 'tfds'
+      else glue.load_split(owner, data.glue_dir, split)
+    )
+    if examples is None:
+      if data.source == 'local':
+        path = owner.paths(pathlib.Path(data.glue_dir), split)[0]
+        say(f'{task.name} {name}: skipped, there is no {path}')
+      continue
+    if examples.skipped:
+      reasons = ', '.join(
+        f'{count} {reason}' for reason, count in examples.skip_reasons.items()
+      )
+      say(f'{task.name} {name}: {examples.skipped} lines left out: {reasons}')
+    splits[name] = examples
+  return _chosen(TaskData(task, splits, {}, borrowed), named, is_wanted)
+
+
+def _chosen(
+  loaded: TaskData,
+  named: tuple[str, ...],
+  is_wanted: Callable[[str], bool],
+) -> TaskData:
+  """The wanted splits; those named must be there."""
+  absent = [split for split in named if split not in loaded.splits]
+  if absent:
+    raise UserError(
+      f'data.splits names {", ".join(absent)}, which {loaded.task.name} does '
+      f'not have here; there are {", ".join(loaded.splits) or "none"}.'
+    )
+  kept = {s: e for s, e in loaded.splits.items() if is_wanted(s)}
+  return dataclasses.replace(loaded, splits=kept, scores_train=bool(named))
+
+
+def encode(loaded: TaskData, tokenizer: Tokenizer, seq_len: int) -> TaskData:
+  """The same with its splits as rows of ids.
+
+  Args:
+    loaded: from `load_task`.
+    tokenizer: gives the ids.
+    seq_len: S; longer texts are cut, pairs longest first.
+
+  Raises:
+    UserError: if `seq_len` has no room.
+  """
+  arrays = {}
+  for split, examples in loaded.splits.items():
+    arrays[split] = encode_examples(
+      tokenizer, examples.text_a, examples.text_b, seq_len
+    )
+    if examples.labels is not None:
+      arrays[split]['labels'] = examples.labels
+  return dataclasses.replace(loaded, arrays=arrays)
+
+
+def open_tokenizer(
+  config: ConfigDict, loaded: TaskData, workdir: pathlib.Path
+) -> Tokenizer:
+  """That of the checkpoint started from, or given, or trained on the task.
+
+  A vocabulary that was trained lies in the workdir from then on: the trainer
+  gives another one each time, and a run that goes on needs its own.
+
+  Args:
+    config: of a fine-tuning run.
+    loaded: the task, whose training texts a vocabulary may be made of.
+    workdir: of the run.
+
+  Raises:
+    UserError: if there is no such checkpoint or vocabulary.
+  """
+  if config.init_from:
+    return Tokenizer.load(open_checkpoint(config.init_from).path)
+  if config.data.source == 'toy':
+    return toy.toy_tokenizer()
+  if config.data.vocab:
+    return Tokenizer.load(config.data.vocab)
+  folder = workdir / 'vocabulary'
+  if not folder.is_dir():
+    say(
+      'init_from is not set: the model starts from fresh parameters, with a '
+      'vocabulary made of the training texts. A pre-trained checkpoint '
+      '(--config.init_from=…) does much better.'
+    )
+    train = loaded.splits['train']
+    texts = [*train.text_a, *(train.text_b or ())]
+    partial = workdir / 'vocabulary.partial'
+    train_wordpiece(texts, config.data.vocab_size).save(partial)
+    partial.rename(folder)
+  return Tokenizer.load(folder)
+
+
+def describe(data: TaskData, tokenizer: Tokenizer, seq_len: int) -> list[str]:
+  """What the data is, in lines of a plan.
+
+  Args:
+    data: encoded.
+    tokenizer: that encoded it.
+    seq_len: S.
+  """
+  sizes = ', '.join(f'{split} {len(e):,}' for split, e in data.splits.items())
+  first = 'train' if 'train' in data.arrays else next(iter(data.arrays))
+  lengths = data.arrays[first]['lengths']
+  full = float((lengths == seq_len).mean())
+  return [
+    f'task        {data.task.name}: {sizes}; {", ".join(data.task.metrics)}',
+    f'rows        up to {seq_len} tokens, {lengths.mean():.1f} on '
+    f'average, {full:.1%} full; {tokenizer.vocab_size:,} word pieces',
+  ]

@@ -1,0 +1,145 @@
+"""The model of a task as compiled functions: its loss, outputs and metrics.
+
+What fine-tuning and evaluating share, so that both report the same numbers.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from shared_bert.data import batches as batches_lib
+from shared_bert.data import glue, own_files
+from shared_bert.data.glue import Task
+from shared_bert.model import parameters
+from shared_bert.model.config import BertConfig
+from shared_bert.model.heads import BertForSequenceClassification
+from shared_bert.task_data import TaskData
+from shared_bert.training import evaluation as evaluation_lib
+from shared_bert.training import mesh as mesh_lib
+from shared_bert.training import metrics as metrics_lib
+
+
+class TaskModel:
+  """A sentence (pair) classifier or regressor on the splits of a task.
+
+  Attributes:
+    make: `make(rngs)` builds the module, as `parameters` wants it.
+    metric_names: of the sums that `loss_sums` gives.
+  """
+
+  def __init__(
+    self, model: BertConfig, data: TaskData, config: ConfigDict, mesh: Mesh
+  ):
+    """Compiles nothing yet.
+
+    Args:
+      model: what to build.
+      data: encoded.
+      config: of the run, for the sizes of evaluation batches.
+      mesh: of the devices.
+    """
+    self._data, self._config, self._mesh = data, config.data, mesh
+    self.make = lambda rngs: BertForSequenceClassification(
+      model, data.task.num_outputs, rngs=rngs
+    )
+    self._apply = parameters.applier(self.make)
+    self._outputs = jax.jit(self._forward)
+    self.metric_names = (
+      ('loss',) if data.task.is_regression else ('loss', 'accuracy')
+    )
+
+  def _forward(self, params: Any, batch: dict, key: Any = None) -> jax.Array:
+    return self._apply(
+      params,
+      batch['input_ids'],
+      batch['token_type_ids'],
+      batch['segment_ids'],
+      key,
+    )
+
+  def loss_sums(self, params: Any, batch: dict, key: Any) -> dict:
+    """Squared error for scores, cross entropy and accuracy for classes.
+
+    Args:
+      params: of the model.
+      batch: ids int32 [B, S], `labels` [B].
+      key: of the dropout, or None.
+
+    Returns:
+      (sum, weight) by name of `metric_names`.
+    """
+    outputs, labels = self._forward(params, batch, key), batch['labels']
+    count = jnp.asarray(outputs.shape[0], jnp.float32)
+    if self._data.task.is_regression:
+      return {'loss': (jnp.square(outputs[:, 0] - labels).sum(), count)}
+    losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+    correct = (outputs.argmax(-1) == labels).astype(jnp.float32)
+    return {'loss': (losses.sum(), count), 'accuracy': (correct.sum(), count)}
+
+  def outputs_of(self, params: Any, split: str) -> np.ndarray:
+    """The model's outputs on a split, float32 [N, C], C classes or 1."""
+    arrays = self._data.arrays[split]
+    placed = (
+      (
+        mesh_lib.place_batch(self._mesh, batch),
+        batch['row_id'],
+        batch['weight'],
+      )
+      for batch in batches_lib.eval_batches(
+        arrays,
+        self._config.eval_batch_size,
+        buckets=self._config.length_buckets,
+        lengths=arrays['lengths'],
+      )
+    )
+    return evaluation_lib.predict(
+      self._outputs, params, placed, len(arrays['lengths'])
+    )
+
+  def evaluate(self, params: Any) -> dict[str, dict[str, float]]:
+    """The metrics of every labelled split but `train`."""
+    return {
+      split: metrics_lib.evaluate_metrics(
+        self._data.metrics_of(split),
+        predictions_of(self._data.task, self.outputs_of(params, split)),
+        gold,
+      )
+      for split, gold in self._data.labels.items()
+    }
+
+  def write_predictions(
+    self, params: Any, folder: pathlib.Path
+  ) -> list[pathlib.Path]:
+    """Writes the file of every split that can only be predicted.
+
+    Args:
+      params: of the model.
+      folder: made where there is a file to write.
+
+    Returns:
+      The files: the leaderboard's for GLUE, `test.tsv` for own data.
+    """
+    data, files = self._data, []
+    for split in data.unlabelled:
+      predictions = predictions_of(data.task, self.outputs_of(params, split))
+      owner, theirs = data.borrowed.get(split, (data.task, split))
+      ids = data.splits[split].ids
+      if theirs in owner.prediction_files:
+        path = glue.write_predictions(owner, theirs, ids, predictions, folder)
+      else:
+        path = own_files.write_predictions(
+          owner, ids, predictions, folder / f'{split}.tsv'
+        )
+      files.append(path)
+    return files
+
+
+def predictions_of(task: Task, outputs: np.ndarray) -> np.ndarray:
+  """Class ids int [N] or scores float [N] from outputs float32 [N, C]."""
+  return outputs[:, 0] if task.is_regression else outputs.argmax(-1)
