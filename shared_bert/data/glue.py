@@ -75,16 +75,16 @@ def write_predictions(
   predictions: Sequence[int] | Sequence[float] | np.ndarray,
   directory: str | os.PathLike[str],
 ) -> pathlib.Path:
-  """Writes one file of a GLUE leaderboard submission.
+  """Writes one file of a GLUE leaderboard submission, or of a task like it.
 
   A file is complete or not there: it is written beside its place and renamed.
 
   Args:
-    task: a task of `TASKS`, or its name.
+    task: a task of `TASKS`, its name, or a task of `own_files.load`.
     split: a test split of the task.
     ids: int [N], the index of each example, in any order.
     predictions: int [N] class ids, or float [N] scores of a regression task,
-      which are clipped to the range of its labels.
+      which are clipped to the range of its labels, if that has ends.
     directory: where the file goes; made when it is not there.
 
   Returns:
@@ -180,7 +180,10 @@ def _prediction_texts(task: Task, values: np.ndarray) -> list[str]:
         f'A prediction for {task.name} is not a finite number: the training '
         'has diverged. Lower train.learning_rate and train again.'
       )
-    return [f'{value:.6f}' for value in np.clip(values, *task.label_range)]
+    # Scores without bounds may be of any size; nine digits tell all float32
+    # numbers apart.
+    digits = '.6f' if np.isfinite(task.label_range).all() else '.9g'
+    return [f'{value:{digits}}' for value in np.clip(values, *task.label_range)]
   if not np.issubdtype(values.dtype, np.integer):
     raise ValueError(f'class ids must be integers, not {values.dtype}')
   names = task.labels_in_files

@@ -1,8 +1,7 @@
 """Reads one file of a GLUE task into examples.
 
 The files are tab-separated without any quoting (a quotation mark is text), so
-no CSV reader is used. Lines end at a line feed only: Python's `splitlines`
-would break sentences at characters such as U+2028.
+no CSV reader is used.
 """
 
 import collections
@@ -15,6 +14,7 @@ import numpy as np
 
 from shared_bert import errors
 from shared_bert.data.glue_tasks import Derived, Task
+from shared_bert.data.text_files import read_lines
 
 _BLANK = 'blank line'
 _NO_GOLD = 'no gold label'
@@ -51,26 +51,6 @@ class Examples:
   def skipped(self) -> int:
     """How many lines of the file are not among the examples."""
     return sum(self.skip_reasons.values())
-
-
-def _lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
-  """Yields line number (from 1) and text, without line end or BOM."""
-  try:
-    with path.open('rb') as file:
-      for number, raw in enumerate(file, start=1):
-        try:
-          line = raw.decode('utf-8-sig' if number == 1 else 'utf-8')
-        except UnicodeDecodeError as error:
-          raise errors.UserError(
-            f'{path}, line {number}: not UTF-8 ({error.reason}). Save the file '
-            'as UTF-8, or fetch it again.'
-          ) from error
-        yield number, line.removesuffix('\n').removesuffix('\r')
-  except OSError as error:
-    raise errors.UserError(
-      f'Cannot read {path} ({error.strerror}); check that it is a file that '
-      'you may read.'
-    ) from error
 
 
 def _header(
@@ -117,7 +97,7 @@ def read(
   needed = task.text_columns + keep_columns
   if labelled:
     needed += (task.label_column,)
-  lines = _lines(path)
+  lines = read_lines(path)
   columns = task.headerless.get(split) or _header(path, lines, needed)
   place = {name: i for i, name in enumerate(columns)}
   index_column = next((name for name in _INDEX_COLUMNS if name in place), None)
@@ -199,7 +179,9 @@ def read_derived(
   """
   file = folder / derived.file
   dev_ids = folder / derived.dev_ids
-  dev_pairs = {tuple(line.split('\t')) for _, line in _lines(dev_ids) if line}
+  dev_pairs = {
+    tuple(line.split('\t')) for _, line in read_lines(dev_ids) if line
+  }
   found = set()
 
   def keep(fields: Sequence[str]) -> bool:

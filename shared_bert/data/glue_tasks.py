@@ -47,9 +47,11 @@ class Task:
       Hugging Face; empty for regression.
     file_labels: the same classes as the files and the leaderboard write
       them; `label_names` when empty.
-    label_range: lowest and highest score of a regression task, otherwise None.
+    label_range: lowest and highest score of a regression task, infinite where
+      there is no bound; None for classes.
     splits: split name to the file names tried in order.
-    prediction_files: test split to its file name on the leaderboard.
+    prediction_files: test split to the name of the file of its predictions,
+      that of the leaderboard.
     headerless: split to its columns, for files without a header.
     no_gold: a label that means "annotators did not agree"; such a row is
       skipped and counted.

@@ -1,10 +1,11 @@
-"""Plain and packed text files as a stream of documents."""
+"""Plain and packed text files as a stream of documents or of lines."""
 
 import bz2
 import gzip
 import hashlib
 import lzma
 import pathlib
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -18,6 +19,9 @@ _OPENERS: dict[str, Any] = {
   '.gz': gzip.open,
   '.bz2': bz2.open,
 }
+
+# Endings of the names of packed files.
+PACKED = tuple(_OPENERS)
 
 
 def read_documents(path: pathlib.Path) -> Iterator[tuple[list[str], int]]:
@@ -51,6 +55,33 @@ def read_documents(path: pathlib.Path) -> Iterator[tuple[list[str], int]]:
         lines, size = [], 0
   if lines:
     yield lines, offset
+
+
+def read_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
+  """Reads the lines of a file as they stand.
+
+  Lines end at a line feed only: Python's `splitlines` would break sentences at
+  characters such as U+2028.
+
+  Args:
+    path: as `read_documents` takes.
+
+  Yields:
+    Line number, from 1, and the line without its end or a byte-order mark.
+
+  Raises:
+    UserError: as `read_documents`; the sentence names the line.
+  """
+  with _open(path) as stream:
+    for number, raw in enumerate(_lines(path, stream), start=1):
+      try:
+        line = raw.decode('utf-8-sig' if number == 1 else 'utf-8')
+      except UnicodeDecodeError as error:
+        raise UserError(
+          f'{path}, line {number}: not UTF-8 ({error.reason}). Save the file '
+          'as UTF-8, or fetch it again.'
+        ) from error
+      yield number, line.removesuffix('\n').removesuffix('\r')
 
 
 def sample_lines(
@@ -92,14 +123,17 @@ def _open(path: pathlib.Path) -> IO[bytes]:
   try:
     return _OPENERS.get(path.suffix, open)(path, 'rb')
   except OSError as error:
-    raise UserError(f'{path} cannot be read: {error.strerror}.') from error
+    raise UserError(
+      f'Cannot read {path} ({error.strerror}); check that it is a file that '
+      'you may read.'
+    ) from error
 
 
 def _lines(path: pathlib.Path, stream: IO[bytes]) -> Iterator[bytes]:
   """Lines with their ends, and a sentence where unpacking fails."""
   try:
     yield from stream
-  except (lzma.LZMAError, EOFError, OSError) as error:
+  except (lzma.LZMAError, zlib.error, EOFError, OSError) as error:
     raise UserError(
       f'{path} cannot be read to its end ({error}); it may be damaged or '
       'incomplete: fetch it again.'
