@@ -89,8 +89,8 @@ def pretrain(
     num_rows=rows.num_rows,
     data=[
       f'text        {rows.num_rows:,} rows of {corpus.seq_len} tokens, '
-      f'{masked_model.num_heldout:,} held out; {tokenizer.vocab_size:,} word pieces; '
-      f'{config.data.mask_ratio:.0%} masked'
+      f'{masked_model.num_heldout:,} held out; {tokenizer.vocab_size:,} '
+      f'word pieces; {config.data.mask_ratio:.0%} masked'
     ],
   )
   say(plan)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from shared_bert.data import glue, glue_tfds, own_files, toy
+from shared_bert.data import glue, own_files, toy
 from shared_bert.data.encoding import encode_examples
 from shared_bert.data.glue import TASKS, Examples, Task
 from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
@@ -124,6 +124,8 @@ def load_task(
       label_names=tuple(data.label_names or label_names),
       regression=data.regression,
     )
+    for remark in own_files.remarks(task, splits):
+      say(remark)
     return _chosen(TaskData(task, splits, {}), named, is_wanted)
 
   task = glue.get_task(data.task)
@@ -143,11 +145,12 @@ def load_task(
   for name, (owner, split) in wanted.items():
     if not is_wanted(name):
       continue
-    examples = (
-      glue_tfds.load_split(owner, data.dir, split)
-      if data.source == 'tfds'
-      else glue.load_split(owner, data.glue_dir, split)
-    )
+    if data.source == 'tfds':
+      from shared_bert.data import glue_tfds
+
+      examples = glue_tfds.load_split(owner, data.dir, split)
+    else:
+      examples = glue.load_split(owner, data.glue_dir, split)
     if examples is None:
       if data.source == 'local':
         path = owner.paths(pathlib.Path(data.glue_dir), split)[0]

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from shared_bert.data import batches as batches_lib
-from shared_bert.data import glue, own_files
+from shared_bert.data import glue
 from shared_bert.data.glue import Task
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
@@ -123,20 +123,16 @@ class TaskModel:
       folder: made where there is a file to write.
 
     Returns:
-      The files: the leaderboard's for GLUE, `test.tsv` for own data.
+      The files: for GLUE those of the leaderboard.
     """
     data, files = self._data, []
     for split in data.unlabelled:
       predictions = predictions_of(data.task, self.outputs_of(params, split))
       owner, theirs = data.borrowed.get(split, (data.task, split))
       ids = data.splits[split].ids
-      if theirs in owner.prediction_files:
-        path = glue.write_predictions(owner, theirs, ids, predictions, folder)
-      else:
-        path = own_files.write_predictions(
-          owner, ids, predictions, folder / f'{split}.tsv'
-        )
-      files.append(path)
+      files.append(
+        glue.write_predictions(owner, theirs, ids, predictions, folder)
+      )
     return files
 
 

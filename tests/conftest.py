@@ -24,6 +24,14 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
 import pytest  # noqa: E402
 
+# Fixtures for every module.
+from tests.tiny_jobs import (  # noqa: E402, F401
+  all_of_glue,
+  glue,
+  pretrained,
+  text,
+)
+
 
 @pytest.fixture(scope='session')
 def shared_data() -> pathlib.Path:

@@ -10,111 +10,13 @@ import time
 
 import jax
 import numpy as np
-import pytest
 
-from shared_bert import config as config_lib
 from shared_bert.finetune import finetune
 from shared_bert.pretrain import pretrain
 from shared_bert.training.checkpoint import open_checkpoint
+from tests.tiny_jobs import SMALL, finetune_config, pretrain_config
 
 ROOT = pathlib.Path(__file__).parents[1]
-WORDS = (
-  'the a cat dog bird tree sees likes big small red old runs sings'.split()
-)
-SMALL = {
-  'num_layers': 1,
-  'hidden_size': 16,
-  'num_heads': 2,
-  'intermediate_size': 32,
-  'max_positions': 32,
-}
-
-
-def sentences(count, seed, length=6):
-  rng = np.random.default_rng(seed)
-  return [' '.join(rng.choice(WORDS, length)) for _ in range(count)]
-
-
-def shrink(config, **train):
-  config.model.update(SMALL)
-  config.tensorboard = False
-  config.train.update(
-    {'batch_size': 16, 'log_every': 2, 'checkpoint_every': 0} | train
-  )
-  return config
-
-
-@pytest.fixture(scope='module')
-def text(tmp_path_factory):
-  path = tmp_path_factory.mktemp('text') / 'documents.txt'
-  documents = ['\n'.join(sentences(4, seed)) for seed in range(300)]
-  path.write_text('\n\n'.join(documents) + '\n')
-  return path
-
-
-def pretrain_config(text, steps=4):
-  config = shrink(config_lib.pretrain_defaults(), steps=steps)
-  config.data.text = str(text)
-  config.data.dir = str(text.parent / 'data')
-  config.data.vocab_size = 60
-  config.data.seq_len = 16
-  return config
-
-
-@pytest.fixture(scope='module')
-def pretrained(text, tmp_path_factory):
-  workdir = tmp_path_factory.mktemp('pretrain')
-  pretrain(pretrain_config(text), workdir)
-  return workdir
-
-
-@pytest.fixture(scope='module')
-def glue(tmp_path_factory):
-  """CoLA, MNLI and STS-B in the official layout, a few rows each."""
-  folder = tmp_path_factory.mktemp('glue')
-
-  def write(name, rows):
-    path = folder / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text('\n'.join('\t'.join(row) for row in rows))
-
-  def cola(seed, count):
-    return [
-      ('src', str(i % 2), '', s) for i, s in enumerate(sentences(count, seed))
-    ]
-
-  write('CoLA/train.tsv', cola(1, 40))
-  write('CoLA/dev.tsv', cola(2, 21))
-  test = [(str(i), s) for i, s in enumerate(sentences(19, 3))]
-  write('CoLA/test.tsv', [('index', 'sentence'), *test])
-
-  def pairs(seed, count, target_column, targets):
-    both = zip(sentences(count, seed), sentences(count, seed + 1), strict=True)
-    return [
-      ('index', 'sentence1', 'sentence2', target_column),
-      *(
-        (str(i), a, b, targets[i % len(targets)])
-        for i, (a, b) in enumerate(both)
-      ),
-    ]
-
-  labels = ('gold_label', ('entailment', 'neutral', 'contradiction'))
-  write('MNLI/train.tsv', pairs(4, 40, *labels))
-  write('MNLI/dev_matched.tsv', pairs(6, 20, *labels))
-  write('MNLI/dev_mismatched.tsv', pairs(8, 10, *labels))
-  scores = ('score', [f'{k}.0' for k in range(6)])
-  write('STS-B/train.tsv', pairs(10, 40, *scores))
-  write('STS-B/dev.tsv', pairs(12, 20, *scores))
-  return folder
-
-
-def finetune_config(task, glue, pretrained):
-  config = shrink(config_lib.finetune_defaults(), epochs=1.0)
-  config.data.update({'task': task, 'glue_dir': str(glue), 'seq_len': 16})
-  config.data.length_buckets = (16,)
-  config.data.eval_batch_size = 16
-  config.init_from = str(pretrained)
-  return config
 
 
 def lines(workdir):

@@ -1,0 +1,65 @@
+"""Several runs as one: tasks, seeds, averages, the submission."""
+
+import json
+import zipfile
+
+import pytest
+
+from shared_bert import suite as suite_lib
+from shared_bert.data.glue_tasks import TASKS
+from shared_bert.suite import suite, summarise
+from tests.tiny_jobs import finetune_config
+
+
+def test_means_and_spread_are_those_of_the_runs():
+  runs = [{'dev': {'accuracy': value}} for value in (0.5, 0.6, 0.7)]
+  found = summarise(runs)['dev']['accuracy']
+  assert found['mean'] == pytest.approx(0.6)
+  assert found['sd'] == pytest.approx(0.1)
+  assert found['runs'] == 3
+
+
+def test_seeds_by_list_are_runs_of_their_own_and_not_repeated(
+  glue, pretrained, tmp_path, capsys
+):
+  config = finetune_config('cola', glue, pretrained)
+  config.seeds = (3, 4)
+  results = suite(config, tmp_path)
+  by_seed = {
+    seed: json.loads(
+      (tmp_path / 'cola' / f'seed-{seed}' / 'results.json').read_text()
+    )['metrics']
+    for seed in (3, 4)
+  }
+  values = [m['dev']['accuracy'] for m in by_seed.values()]
+  summary = results['tasks']['cola']['summary']['dev']['accuracy']
+  assert summary['mean'] == pytest.approx(sum(values) / 2)
+  assert 'mean' in capsys.readouterr().out
+  suite(config, tmp_path)
+  assert capsys.readouterr().out.count('nothing to do') == 2
+
+
+def test_all_of_glue_gives_both_averages_and_a_whole_submission(
+  all_of_glue, pretrained, tmp_path, capsys
+):
+  config = finetune_config('all', all_of_glue, pretrained)
+  config.from_mnli = True
+  results = suite(config, tmp_path)
+  out = capsys.readouterr().out
+  assert set(results['tasks']) == {
+    name for name, task in TASKS.items() if not task.trained_as
+  }
+  averages = results['averages']['0']
+  assert averages['leaderboard']['missing'] == []
+  assert averages['nine_number']['value'] is not None
+  assert 'leaderboard average' in out and 'nine-number average' in out
+  with zipfile.ZipFile(tmp_path / 'submission.zip') as archive:
+    assert set(archive.namelist()) == {
+      file for task in TASKS.values() for file in task.prediction_files.values()
+    }
+  # The labelled diagnostic rows are scored by the model of MNLI.
+  mnli = results['tasks']['mnli']['metrics']['0']
+  assert -1 <= mnli['diagnostic']['matthews'] <= 1
+  for task in suite_lib.STARTED_FROM_MNLI:
+    run = json.loads((tmp_path / task / 'seed-0' / 'config.json').read_text())
+    assert run['init_from'] == str(tmp_path / 'mnli' / 'seed-0')
