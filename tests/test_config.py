@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from shared_bert import config as config_lib
+from shared_bert import recipes
 from shared_bert.data.glue_tasks import TASKS
 from shared_bert.errors import UserError
 
@@ -28,9 +29,8 @@ def complete(config):
   """Sets what only the user can know."""
   if config.job == 'pretrain' and config.data.source == 'text':
     config.data.corpus = 'corpus'
-  if config.job == 'finetune':
-    config.data.glue_dir = 'glue'
-    config.init_from = 'runs/pretrain'
+  if config.job == 'finetune' and config.data.source == 'files':
+    config.data.train_file, config.data.dev_file = 'train.csv', 'dev.csv'
   return config
 
 
@@ -39,7 +39,7 @@ def test_every_config_builds_and_is_valid(path):
   config_lib.validate(complete(load(path.stem)))
 
 
-@pytest.mark.parametrize('task', [t for t in TASKS if t != 'ax'])
+@pytest.mark.parametrize('task', [t for t in TASKS if not TASKS[t].trained_as])
 def test_every_task_has_a_config_of_its_name(task):
   assert load(task).data.task == task
   assert load('glue', f'task={task}').data.task == task
@@ -88,13 +88,53 @@ def test_what_cannot_work_is_refused_by_the_name_of_its_key(key):
     config_lib.validate(config)
 
 
-@pytest.mark.parametrize('key', ['data.glue_dir', 'init_from'])
-def test_fine_tuning_says_what_it_cannot_do_without(key):
-  config = complete(load('cola'))
-  section = config.data if key.startswith('data') else config
-  section[key.split('.')[-1]] = ''
-  with pytest.raises(UserError, match=key.replace('.', r'\.')):
+# Changes to configs/cola.py that cannot work, and the key that is named.
+IMPOSSIBLE_FOR_TASKS = {
+  'local files without a folder': ({'data.source': 'local'}, 'data.glue_dir'),
+  'a folder that is not read': ({'data.glue_dir': 'glue'}, 'data.source=local'),
+  'own data without files': ({'data.source': 'files'}, 'data.train_file'),
+  'own data that is not read': (
+    {'data.train_file': 'a.csv'},
+    'data.source=files',
+  ),
+  'no column': ({'data.text_columns': ()}, 'data.text_columns'),
+  'three columns': ({'data.text_columns': ('a', 'b', 'c')}, 'text_columns'),
+  'an unknown task': ({'data.task': 'coal'}, "'coal'"),
+  'a seed twice': ({'seeds': (1, 1)}, 'seeds'),
+  'no MNLI run': ({'from_mnli': True}, 'from_mnli'),
+  'nothing to evaluate': ({'job': 'eval'}, 'init_from'),
+  'evaluating many': (
+    {'job': 'eval', 'init_from': 'runs/x', 'data.task': 'all'},
+    'job=eval',
+  ),
+  'negative patience': ({'train.early_stopping': -1}, 'early_stopping'),
+  'no epochs': ({'train.epochs': 0.0}, 'train.epochs'),
+  'unsorted buckets': ({'data.length_buckets': (64, 32)}, 'length_buckets'),
+}
+
+
+@pytest.mark.parametrize('case', IMPOSSIBLE_FOR_TASKS)
+def test_fine_tuning_says_what_it_cannot_do(case):
+  changes, message = IMPOSSIBLE_FOR_TASKS[case]
+  config = load('cola')
+  with config.unlocked():
+    config.update_from_flattened_dict(changes)
+  with pytest.raises(UserError, match=message):
     config_lib.validate(config)
+
+
+@pytest.mark.parametrize('size', ['tiny', 'base'])
+def test_open_settings_are_those_of_task_and_size(size):
+  config = load('mrpc', f'size={size}')
+  config.train.learning_rate = 7e-5
+  recipes.fill_in(config)
+  assert config.train.epochs == {'tiny': 4.0, 'base': 5.0}[size]
+  assert config.train.learning_rate == 7e-5  # what is set stays
+
+  by_steps = load('mrpc')
+  by_steps.train.steps = 10
+  assert recipes.fill_in(by_steps).train.epochs is None
+  assert by_steps.train.learning_rate == 2e-5
 
 
 @pytest.mark.parametrize(
