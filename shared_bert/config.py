@@ -31,7 +31,7 @@ def _model() -> ConfigDict:
       'attention_dropout': 0.1,
       'pre_norm': False,
       'initializer_range': 0.02,  # standard deviation of fresh matrices
-      'diagonal_init': 'ones',  # of d_q, d_k, d_v: ones or normal
+      'diagonal_init': 'ones',  # of d_q, d_k, d_v: ones, normal or signs
       'role_bias': False,  # one bias a role instead of the shared one
       'pairwise_init': 'normal',  # of U: normal or identity
       'dtype': 'auto',  # bfloat16 on accelerators, float32 on CPU

@@ -206,6 +206,9 @@ def test_initial_diagonals_and_pairwise_matrices_are_as_configured():
   assert all(0.01 < np.std(d) < 0.03 for d in noisy)
   assert all(abs(np.mean(d) - 1) < 0.01 for d in noisy)
   assert not np.array_equal(noisy[0], noisy[1])
+  signs = fresh(diagonals, attention='shared', diagonal_init='signs')
+  assert all(set(np.asarray(d)) == {-1.0, 1.0} for d in signs)
+  assert not np.array_equal(signs[0], signs[1])
   (normal,) = fresh(['pairwise'], attention='pairwise')
   assert 0.9 < np.std(normal) < 1.1
   (identity,) = fresh(
@@ -215,12 +218,23 @@ def test_initial_diagonals_and_pairwise_matrices_are_as_configured():
 
 
 @pytest.mark.parametrize(
-  ('attention', 'expected'),
-  [('standard', 0.0), ('shared', 2.46), ('symmetric', 2.46), ('tied', 2.46)],
+  ('attention', 'diagonal_init', 'expected', 'within'),
+  [
+    ('standard', 'ones', 0.0, 0.05),
+    ('shared', 'ones', 2.46, 0.05),
+    # A head's K signs sum to ±√K, not 0: ±0.307 a head, ±0.09 over 12 heads.
+    ('shared', 'signs', 0.0, 3 * 0.09),
+    ('symmetric', 'ones', 2.46, 0.05),
+    ('tied', 'ones', 2.46, 0.05),
+  ],
 )
-def test_initial_self_scores_at_base_width(attention, expected):
+def test_initial_self_scores_at_base_width(
+  attention, diagonal_init, expected, within
+):
   # Tied queries and keys see themselves first: K·(D·0.02²)/√K = 2.46.
-  config = BertConfig.of_size('base', attention=attention)
+  config = BertConfig.of_size(
+    'base', attention=attention, diagonal_init=diagonal_init
+  )
   projection = PROJECTIONS[attention](config, rngs=nnx.Rngs(0))
   x = np.random.default_rng(0).normal(size=(1, 64, config.hidden_size))
   q, k, _ = (
@@ -229,7 +243,7 @@ def test_initial_self_scores_at_base_width(attention, expected):
   )
   scores = np.asarray(backends.attention_scores(q, k))
   itself = np.eye(64, dtype=bool)
-  assert abs(scores[..., itself].mean() - expected) < 0.05
+  assert abs(scores[..., itself].mean() - expected) < within
   assert abs(scores[..., ~itself].mean()) < 0.05
   assert abs(scores[..., ~itself].std() - 0.307) < 0.02
 

@@ -62,12 +62,15 @@ class SharedProjection(nnx.Module):
     )
 
     def diagonal() -> nnx.Param:
-      noise = 0.0
+      ones = jnp.ones((width,))
       if config.diagonal_init == 'normal':
-        noise = config.initializer_range * jax.random.normal(
-          rngs.params(), (width,)
+        noise = jax.random.normal(rngs.params(), (width,))
+        return nnx.Param(ones + config.initializer_range * noise)
+      if config.diagonal_init == 'signs':
+        return nnx.Param(
+          jax.random.rademacher(rngs.params(), (width,), jnp.float32)
         )
-      return nnx.Param(jnp.ones((width,)) + noise)
+      return nnx.Param(ones)
 
     self.d_q, self.d_k, self.d_v = diagonal(), diagonal(), diagonal()
     self.role_bias = config.role_bias

@@ -47,8 +47,10 @@ class BertConfig:
     max_positions: longest sequence with a learned position.
     type_vocab_size: number of token types (sentence A, sentence B).
     attention: one of `ATTENTIONS`; see `shared_bert.model.attention`.
-    diagonal_init: `ones`, or `normal` for 1 + N(0, 0.02²); of d_q, d_k, d_v.
-      The paper does not say; ones start as the plain tied projection.
+    diagonal_init: of d_q, d_k, d_v: `ones`, `normal` for 1 + N(0, σ²) with σ
+      as `initializer_range`, or `signs` for ±1 at random. The paper does not
+      say. Ones start as the plain tied projection, in which every token
+      attends mostly to itself; signs start with self-scores of mean 0.
     role_bias: `shared` only: one bias per role, added after the diagonals,
       in place of the shared one. It breaks the symmetry of the scores.
     pairwise_init: `normal` for N(0, 1), as in Courtois et al.'s code, or
@@ -94,7 +96,7 @@ class BertConfig:
   def __post_init__(self) -> None:
     for name, choices in (
       ('attention', ATTENTIONS),
-      ('diagonal_init', ('ones', 'normal')),
+      ('diagonal_init', ('ones', 'normal', 'signs')),
       ('pairwise_init', ('normal', 'identity')),
       ('dtype', tuple(DTYPES)),
       ('remat', ('none', 'full', 'dots')),
