@@ -1,5 +1,6 @@
 """Fine-tuning on a task, from a pre-trained checkpoint to its metrics."""
 
+import functools
 import pathlib
 from typing import Any
 
@@ -22,6 +23,7 @@ from shared_bert.training import evaluation as evaluation_lib
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import metrics as metrics_lib
 from shared_bert.training import optimizer as optimizer_lib
+from shared_bert.training import pictures as pictures_lib
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.checkpoint import open_checkpoint
@@ -121,14 +123,26 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     )
 
   def evaluate(params):
-    return {
-      split: metrics_lib.evaluate_metrics(
-        task.metrics,
-        predictions_of(task, outputs_of(params, split)),
-        gold,
+    metrics, pictures = {}, {}
+    for split, gold in labels.items():
+      predictions = predictions_of(task, outputs_of(params, split))
+      metrics[split] = metrics_lib.evaluate_metrics(
+        task.metrics, predictions, gold
       )
-      for split, gold in labels.items()
-    }
+      if not task.is_regression:
+        pictures[f'{split}/confusion'] = functools.partial(
+          pictures_lib.confusion_matrix,
+          metrics_lib.confusion_counts(predictions, gold, task.num_outputs),
+          task.label_names,
+        )
+    return evaluation_lib.Evaluation(metrics, pictures)
+
+  # The first rows of the first evaluated split, to watch the attention on.
+  sample = next(
+    batches_lib.eval_batches(
+      arrays[next(iter(labels))], data.eval_batch_size, data.length_buckets
+    )
+  )
 
   # Plan and run.
   total = config_lib.total_steps(config, rows.num_rows)
@@ -169,6 +183,9 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       rows, start, stop, lambda batch: mesh_lib.place_batch(mesh, batch)
     ),
     evaluate=evaluate,
+    describe=evaluation_lib.describe_attention(
+      model, mesh_lib.place_batch(mesh, sample)
+    ),
     identity={
       'data_fingerprint': glue.fingerprint(splits),
       'tokenizer_sha256': tokenizer.sha256,

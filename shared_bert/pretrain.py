@@ -87,17 +87,21 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     )
   )
 
+  def heldout_batches():
+    for batch in batches_lib.eval_batches(
+      {'input_ids': heldout}, train.batch_size
+    ):
+      yield place(batch | {'epoch': np.zeros_like(batch['row_id'])})
+
   def evaluate(params):
-    if not len(heldout):
-      return {}
-    placed = (
-      place(batch | {'epoch': np.zeros_like(batch['row_id'])})
-      for batch in batches_lib.eval_batches(
-        {'input_ids': heldout}, train.batch_size
+    metrics = {}
+    if len(heldout):
+      sums = evaluation_lib.evaluate_sums(
+        evaluate_batch, params, heldout_batches()
       )
-    )
-    sums = evaluation_lib.evaluate_sums(evaluate_batch, params, placed)
-    return {'heldout': sums | {'perplexity': float(np.exp(sums['loss']))}}
+      perplexity = float(np.exp(sums['loss']))
+      metrics['heldout'] = sums | {'perplexity': perplexity}
+    return evaluation_lib.Evaluation(metrics)
 
   # Plan and run.
   total = config_lib.total_steps(config, rows.num_rows)
@@ -141,6 +145,10 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     learning_rate=schedule,
     batches=lambda start, stop: batches_lib.prefetch(rows, start, stop, place),
     evaluate=evaluate,
+    # On the first held-out rows, nothing masked.
+    describe=evaluation_lib.describe_attention(
+      model, next(heldout_batches(), None)
+    ),
     identity={
       'data_fingerprint': corpus.fingerprint,
       'tokenizer_sha256': tokenizer.sha256,
