@@ -106,6 +106,8 @@ def run(
   seed=0,
   data_fingerprint='data',
   init_from='',
+  tensorboard=False,
+  pictures=None,
 ):
   """`training.run.run` on the tiny model; returns its outcome."""
   workdir.mkdir(parents=True, exist_ok=True)
@@ -121,12 +123,13 @@ def run(
 
   def evaluate(params):
     total, weight = evaluate_batch(params, batch(1000))['loss']
-    return Evaluation({'heldout': {'loss': float(total / weight)}})
+    metrics = {'heldout': {'loss': float(total / weight)}}
+    return Evaluation(metrics, pictures or {})
 
   return run_lib.run(
     {
       'seed': seed,
-      'tensorboard': False,
+      'tensorboard': tensorboard,
       'init_from': init_from,
       'train': {
         'keep_checkpoints': 2,

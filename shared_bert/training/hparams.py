@@ -34,6 +34,9 @@ COMPARED_KEYS = (
   'train.weight_decay',
 )
 
+# Of `Status` in tensorboard/plugins/hparams/api.proto.
+_STATUS_SUCCESS = 1
+
 
 def compared(config: dict) -> dict[str, int | float | str | bool]:
   """The settings that runs are compared by.
@@ -73,6 +76,6 @@ def session_end() -> Any:
   Returns:
     A TensorFlow `Summary` of one value.
   """
-  from tensorboard.plugins.hparams import api_pb2, summary
+  from tensorboard.plugins.hparams import summary
 
-  return summary.session_end_pb(api_pb2.Status.Value('STATUS_SUCCESS'))
+  return summary.session_end_pb(_STATUS_SUCCESS)

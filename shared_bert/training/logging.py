@@ -41,6 +41,16 @@ def _summary_writer(folder: pathlib.Path) -> Any | None:
   return SummaryWriter(str(folder))
 
 
+def _write_record(writer: Any, summary: Any) -> None:
+  """Writes a summary of one value that is all metadata."""
+  (value,) = summary.value
+  writer.write_summaries(
+    0,
+    {value.tag: np.zeros(0, np.float32)},
+    metadata={value.tag: value.metadata},
+  )
+
+
 class MetricLog:
   """Writes metrics to `metrics.jsonl` and TensorBoard.
 
@@ -69,17 +79,8 @@ class MetricLog:
     self._file = self._path.open('a')
     self._writer = _summary_writer(workdir) if tensorboard else None
     if self._writer is not None:
-      self._write_record(hparams.session_start(config))
+      _write_record(self._writer, hparams.session_start(config))
       self.write_text(0, 'config', json.dumps(config, indent=2))
-
-  def _write_record(self, summary: Any) -> None:
-    """Writes a summary that is all metadata."""
-    (value,) = summary.value
-    self._writer.write_summaries(
-      0,
-      {value.tag: np.zeros(0, np.float32)},
-      metadata={value.tag: value.metadata},
-    )
 
   def _forget_after(self, step: int) -> None:
     if not self._path.exists():
@@ -147,7 +148,7 @@ class MetricLog:
   def finish(self) -> None:
     """Says that the run came to its end."""
     if self._writer is not None:
-      self._write_record(hparams.session_end())
+      _write_record(self._writer, hparams.session_end())
 
   def close(self) -> None:
     """Flushes and closes everything."""
