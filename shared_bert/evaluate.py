@@ -109,7 +109,7 @@ def _score_words(
   params = checkpoint.load_params(parameters.abstract(model.make))
   return {
     'parameters': parameters.count(params),
-    'metrics': model.evaluate(params),
+    'metrics': model.evaluate(params).metrics,
   }
 
 
@@ -141,7 +141,7 @@ def _score_task(
   )
   model = TaskModel(model_config, data, config, mesh)
   params = checkpoint.load_params(parameters.abstract(model.make))
-  metrics = model.evaluate(params)
+  metrics = model.evaluate(params).metrics
   if config.data.predict_test:
     model.write_predictions(params, workdir / 'predictions')
   majority = metrics_lib.majority_rates(data.labels, data.task.is_regression)

@@ -124,6 +124,7 @@ def finetune(
       rows, start, stop, lambda batch: mesh_lib.place_batch(mesh, batch)
     ),
     evaluate=task_model.evaluate,
+    describe=task_model.describe,
     identity={
       'data_fingerprint': fingerprint,
       'tokenizer_sha256': tokenizer.sha256,

@@ -3,6 +3,8 @@
 What pre-training and evaluating share, so that both report the same numbers.
 """
 
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from shared_bert.model.config import BertConfig
 from shared_bert.model.heads import BertForMaskedLM
 from shared_bert.training import evaluation as evaluation_lib
 from shared_bert.training import mesh as mesh_lib
+from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import say
 
 # Held-out rows are masked alike in every run, whatever its seed.
@@ -54,8 +57,8 @@ class MaskedModel:
       heldout: the rows to evaluate on, ids [N, S].
       mesh: of the devices.
     """
+    self._model, self._heldout = model, heldout
     self._config, self._tokenizer, self._mesh = config, tokenizer, mesh
-    self._heldout = heldout
     self.num_heldout = len(heldout)
     self.make = lambda rngs: BertForMaskedLM(model, rngs=rngs)
     self._apply = parameters.applier(self.make)
@@ -114,16 +117,26 @@ class MaskedModel:
     """
     return self._sums(params, batch, key, self._config.seed)
 
-  def evaluate(self, params: Any) -> dict[str, dict[str, float]]:
+  def _heldout_batches(self) -> Iterator[dict]:
+    for batch in batches_lib.eval_batches(
+      {'input_ids': self._heldout}, self._config.train.batch_size
+    ):
+      yield self.place(batch | {'epoch': np.zeros_like(batch['row_id'])})
+
+  def evaluate(self, params: Any) -> Evaluation:
     """Loss, accuracy and perplexity of the held-out rows, if there are any."""
     if not self.num_heldout:
       say('no document is held out: the corpus is too small to evaluate on.')
-      return {}
-    placed = (
-      self.place(batch | {'epoch': np.zeros_like(batch['row_id'])})
-      for batch in batches_lib.eval_batches(
-        {'input_ids': self._heldout}, self._config.train.batch_size
-      )
+      return Evaluation({})
+    sums = evaluation_lib.evaluate_sums(
+      self._evaluate_batch, params, self._heldout_batches()
     )
-    sums = evaluation_lib.evaluate_sums(self._evaluate_batch, params, placed)
-    return {'heldout': sums | {'perplexity': float(np.exp(sums['loss']))}}
+    perplexity = float(np.exp(sums['loss']))
+    return Evaluation({'heldout': sums | {'perplexity': perplexity}})
+
+  @functools.cached_property
+  def describe(self) -> Callable[[Any], dict[str, float]]:
+    """Parameters to numbers about attention on held-out rows, unmasked."""
+    return evaluation_lib.describe_attention(
+      self._model, next(self._heldout_batches(), None)
+    )

@@ -115,6 +115,7 @@ def pretrain(
       rows, start, stop, masked_model.place
     ),
     evaluate=masked_model.evaluate,
+    describe=masked_model.describe,
     identity={
       'data_fingerprint': corpus.fingerprint,
       'tokenizer_sha256': tokenizer.sha256,

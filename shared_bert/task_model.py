@@ -3,7 +3,9 @@
 What fine-tuning and evaluating share, so that both report the same numbers.
 """
 
+import functools
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +25,8 @@ from shared_bert.task_data import TaskData
 from shared_bert.training import evaluation as evaluation_lib
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import metrics as metrics_lib
+from shared_bert.training import pictures as pictures_lib
+from shared_bert.training.evaluation import Evaluation
 
 
 class TaskModel:
@@ -44,7 +48,8 @@ class TaskModel:
       config: of the run, for the sizes of evaluation batches.
       mesh: of the devices.
     """
-    self._data, self._config, self._mesh = data, config.data, mesh
+    self._model, self._data = model, data
+    self._config, self._mesh = config.data, mesh
     self.make = lambda rngs: BertForSequenceClassification(
       model, data.task.num_outputs, rngs=rngs
     )
@@ -102,16 +107,35 @@ class TaskModel:
       self._outputs, params, placed, len(arrays['lengths'])
     )
 
-  def evaluate(self, params: Any) -> dict[str, dict[str, float]]:
-    """The metrics of every labelled split but `train`."""
-    return {
-      split: metrics_lib.evaluate_metrics(
-        self._data.metrics_of(split),
-        predictions_of(self._data.task, self.outputs_of(params, split)),
-        gold,
+  def evaluate(self, params: Any) -> Evaluation:
+    """The metrics and confusions of every split to evaluate."""
+    task, metrics, pictures = self._data.task, {}, {}
+    for split, gold in self._data.labels.items():
+      predictions = predictions_of(task, self.outputs_of(params, split))
+      metrics[split] = metrics_lib.evaluate_metrics(
+        self._data.metrics_of(split), predictions, gold
       )
-      for split, gold in self._data.labels.items()
-    }
+      if not task.is_regression:
+        pictures[f'{split}/confusion'] = functools.partial(
+          pictures_lib.confusion_matrix,
+          metrics_lib.confusion_counts(predictions, gold, task.num_outputs),
+          task.label_names,
+        )
+    return Evaluation(metrics, pictures)
+
+  @functools.cached_property
+  def describe(self) -> Callable[[Any], dict[str, float]]:
+    """Parameters to numbers about attention on the first rows to evaluate."""
+    sample = next(
+      batches_lib.eval_batches(
+        self._data.arrays[next(iter(self._data.labels))],
+        self._config.eval_batch_size,
+        self._config.length_buckets,
+      )
+    )
+    return evaluation_lib.describe_attention(
+      self._model, mesh_lib.place_batch(self._mesh, sample)
+    )
 
   def write_predictions(
     self, params: Any, folder: pathlib.Path

@@ -34,9 +34,11 @@ def test_pretraining_reports_and_keeps_what_it_promises(pretrained):
     'perplexity',
   }
   assert [(r['step'], r['split']) for r in lines(pretrained)] == [
+    (0, 'transformer'),
     (2, 'train'),
     (4, 'train'),
     (4, 'heldout'),
+    (4, 'transformer'),
   ]
   assert (open_checkpoint(pretrained).path / 'vocab.txt').is_file()
 

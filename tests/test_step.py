@@ -75,6 +75,11 @@ def test_one_device_equals_all_of_them():
   np.testing.assert_allclose(
     mean_losses(alone), mean_losses(together), rtol=1e-5
   )
+  for name in ('gradient_norm', 'update_norm'):
+    np.testing.assert_allclose(
+      *([w[name][0] for w in windows] for windows in (alone, together)),
+      rtol=1e-4,
+    )
 
 
 @pytest.mark.devices
@@ -94,6 +99,17 @@ def test_a_step_repeats_bit_for_bit():
   first, _ = train(3, optimizer=adamw)
   second, _ = train(3, optimizer=adamw)
   jax.tree.map(np.testing.assert_array_equal, first, second)
+
+
+def test_the_norm_of_an_update_is_that_of_what_the_step_changes():
+  sgd = optax.sgd(0.5)
+  before, _ = train(0, optimizer=sgd)
+  after, (window,) = train(1, optimizer=sgd)
+  change = jax.tree.map(np.subtract, after['params'], before['params'])
+  total, weight = window['update_norm']
+  assert weight == 1
+  np.testing.assert_allclose(total, optax.tree.norm(change), rtol=1e-5)
+  np.testing.assert_allclose(total, 0.5 * window['gradient_norm'][0], rtol=1e-6)
 
 
 def test_the_window_starts_anew_after_each_log():

@@ -11,6 +11,7 @@ from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import run as run_lib
 from shared_bert.training import step as step_lib
+from shared_bert.training.evaluation import Evaluation, describe_attention
 from shared_bert.training.loop import LoopSettings
 
 V, S, B = 32, 8, 16
@@ -105,6 +106,8 @@ def run(
   seed=0,
   data_fingerprint='data',
   init_from='',
+  tensorboard=False,
+  pictures=None,
 ):
   """`training.run.run` on the tiny model; returns its outcome."""
   workdir.mkdir(parents=True, exist_ok=True)
@@ -120,12 +123,13 @@ def run(
 
   def evaluate(params):
     total, weight = evaluate_batch(params, batch(1000))['loss']
-    return {'heldout': {'loss': float(total / weight)}}
+    metrics = {'heldout': {'loss': float(total / weight)}}
+    return Evaluation(metrics, pictures or {})
 
   return run_lib.run(
     {
       'seed': seed,
-      'tensorboard': False,
+      'tensorboard': tensorboard,
       'init_from': init_from,
       'train': {
         'keep_checkpoints': 2,
@@ -145,6 +149,9 @@ def run(
     learning_rate=schedule,
     batches=batches,
     evaluate=evaluate,
+    describe=describe_attention(
+      config, batch(1000) | {'weight': np.ones(B, np.float32)}
+    ),
     identity={'data_fingerprint': data_fingerprint},
     files={},
     plan='a tiny run',

@@ -180,6 +180,13 @@ class SelfAttention(nnx.Module):
     self.projection = PROJECTIONS[config.attention](config, rngs=rngs)
     self.output = dense(config, width, width, rngs=rngs)
 
+  def heads(self, x: jax.Array) -> QueriesKeysValues:
+    """[B, S, D] to queries, keys and values, each [B, S, H, K]."""
+    q, k, v = (
+      y.reshape(*y.shape[:-1], self.num_heads, -1) for y in self.projection(x)
+    )
+    return q, k, v
+
   def __call__(
     self,
     x: jax.Array,
@@ -196,9 +203,7 @@ class SelfAttention(nnx.Module):
     Returns:
       [B, S, D], after the output projection, in the dtype of `x`.
     """
-    q, k, v = (
-      y.reshape(*y.shape[:-1], self.num_heads, -1) for y in self.projection(x)
-    )
+    q, k, v = self.heads(x)
     context = backends.xla_attention(
       q, k, v, segment_ids, dropout_rate=self.dropout_rate, key=key
     )

@@ -30,6 +30,27 @@ def attention_scores(q: jax.Array, k: jax.Array) -> jax.Array:
   return scores * q.shape[-1] ** -0.5
 
 
+def attention_probabilities(
+  q: jax.Array, k: jax.Array, segment_ids: jax.Array
+) -> jax.Array:
+  """What each token gives to each token of its segment.
+
+  Args:
+    q: [B, S, H, K].
+    k: [B, S, H, K].
+    segment_ids: int32 [B, S]; 0 is padding, equal numbers see each other.
+
+  Returns:
+    float32 [B, H, S, S], query axis first; sums to 1 over the last axis, and
+    is 0 outside the segment of a query that is not padding.
+  """
+  visible = (segment_ids[:, None, :, None] == segment_ids[:, None, None, :]) & (
+    segment_ids[:, None, None, :] > 0
+  )
+  scores = jnp.where(visible, attention_scores(q, k), MASKED_SCORE)
+  return jax.nn.softmax(scores, axis=-1)
+
+
 def xla_attention(
   q: jax.Array,
   k: jax.Array,
@@ -52,10 +73,6 @@ def xla_attention(
   Returns:
     [B, S, H, K] in the dtype of `v`.
   """
-  visible = (segment_ids[:, None, :, None] == segment_ids[:, None, None, :]) & (
-    segment_ids[:, None, None, :] > 0
-  )
-  scores = jnp.where(visible, attention_scores(q, k), MASKED_SCORE)
-  probabilities = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+  probabilities = attention_probabilities(q, k, segment_ids).astype(v.dtype)
   probabilities = dropout(probabilities, dropout_rate, key)
   return jnp.einsum('BHST,BTHK->BSHK', probabilities, v)

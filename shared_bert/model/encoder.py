@@ -5,7 +5,7 @@ are stacked along a leading L axis, whether the layers are scanned or unrolled,
 so that a checkpoint does not know how it was computed.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -86,6 +86,10 @@ class EncoderLayer(nnx.Module):
     self.pre_norm = config.pre_norm
     self.dropout_rate = config.hidden_dropout
 
+  def attention_input(self, x: jax.Array) -> jax.Array:
+    """What the attention sees of the layer's input, [B, S, D]."""
+    return self.attention_norm(x) if self.pre_norm else x
+
   def __call__(
     self,
     x: jax.Array,
@@ -104,10 +108,10 @@ class EncoderLayer(nnx.Module):
     def feed(y: jax.Array) -> jax.Array:
       return dropout(self.feed_forward(y), self.dropout_rate, keys[2])
 
+    x = x + attend(self.attention_input(x))
     if self.pre_norm:
-      x = x + attend(self.attention_norm(x))
       return x + feed(self.feed_forward_norm(x))
-    x = self.attention_norm(x + attend(x))
+    x = self.attention_norm(x)
     return self.feed_forward_norm(x + feed(x))
 
 
@@ -153,6 +157,40 @@ class Encoder(nnx.Module):
     Raises:
       UserError: if the rows are longer than the model has positions.
     """
+    x, _ = self.observe(
+      lambda layer, x, segment_ids: None,
+      input_ids,
+      token_type_ids,
+      segment_ids,
+      key,
+    )
+    return x
+
+  def observe(
+    self,
+    look: Callable[[EncoderLayer, jax.Array, jax.Array], Any],
+    input_ids: jax.Array,
+    token_type_ids: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    key: jax.Array | None = None,
+  ) -> tuple[jax.Array, Any]:
+    """Encodes rows of tokens and looks into every layer on the way.
+
+    Args:
+      look: (layer, its input [B, S, D], segment_ids int32 [B, S]) to a pytree
+        of arrays.
+      input_ids: and the rest: as for a call.
+      token_type_ids: int32 [B, S] or None.
+      segment_ids: int32 [B, S] or None.
+      key: a random key or None.
+
+    Returns:
+      [B, S, D] as of a call, and what `look` returned, stacked along a leading
+      L axis.
+
+    Raises:
+      UserError: if the rows are longer than the model has positions.
+    """
     if input_ids.shape[1] > self.config.max_positions:
       raise UserError(
         f'Rows of {input_ids.shape[1]} tokens are longer than '
@@ -174,10 +212,11 @@ class Encoder(nnx.Module):
 
     def apply_layer(
       x: jax.Array, layer: tuple[Any, jax.Array | None]
-    ) -> tuple[jax.Array, None]:
+    ) -> tuple[jax.Array, Any]:
       layer_parameters, layer_key = layer
       block = nnx.merge(graph, layer_parameters)
-      return block(x, segment_ids, layer_key), None
+      seen = look(block, x, segment_ids)
+      return block(x, segment_ids, layer_key), seen
 
     if self.config.remat != 'none':
       apply_layer = jax.checkpoint(
@@ -187,13 +226,13 @@ class Encoder(nnx.Module):
         # need the barriers, which cost fusions.
         prevent_cse=not self.config.scan_layers,
       )
-    x, _ = jax.lax.scan(
+    x, seen = jax.lax.scan(
       apply_layer,
       x,
       (parameters, layer_keys),
       unroll=1 if self.config.scan_layers else num_layers,
     )
-    return self.final_norm(x) if self.config.pre_norm else x
+    return (self.final_norm(x) if self.config.pre_norm else x), seen
 
 
 class Pooler(nnx.Module):

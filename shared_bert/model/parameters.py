@@ -44,21 +44,24 @@ def abstract(make: Callable[[nnx.Rngs], nnx.Module]) -> Params:
   return jax.eval_shape(lambda: initialise(make, jax.random.key(0)))
 
 
-def applier(make: Callable[[nnx.Rngs], nnx.Module]) -> Callable[..., Any]:
+def applier(
+  make: Callable[[nnx.Rngs], nnx.Module], method: str = '__call__'
+) -> Callable[..., Any]:
   """The model as a pure function of its parameters.
 
   Args:
     make: builds the module from its random streams.
+    method: of the module, the one to apply.
 
   Returns:
     `apply(params, *args, **kwargs)`, with `params` as `initialise` makes them
-    and the rest as the module's `__call__` takes it.
+    and the rest as the module's method takes it.
   """
   module = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
   graph = nnx.graphdef(module)
 
   def apply(params: Params, *args: Any, **kwargs: Any) -> Any:
-    return nnx.merge(graph, params)(*args, **kwargs)
+    return getattr(nnx.merge(graph, params), method)(*args, **kwargs)
 
   return apply
 

@@ -1,10 +1,30 @@
 """Evaluation: every row counted once, whatever the batch size."""
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
+
+from shared_bert.model import inspection
+from shared_bert.model.config import BertConfig
+
+
+@dataclasses.dataclass
+class Evaluation:
+  """What one evaluation found.
+
+  Attributes:
+    metrics: by split.
+    pictures: name, such as `dev/confusion`, to what draws it, uint8 [H, W, 3];
+      drawn only where somebody looks.
+  """
+
+  metrics: dict[str, dict[str, float]]
+  pictures: dict[str, Callable[[], np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 def evaluate_sums(
@@ -70,3 +90,38 @@ def predict(
   if result is None or (visits != 1).any():
     raise RuntimeError('evaluation did not visit every row exactly once')
   return result
+
+
+def describe_attention(
+  config: BertConfig, sample: dict[str, jax.Array] | None
+) -> Callable[[Any], dict[str, float]]:
+  """How widely the layers look, on one batch that stays the same.
+
+  Args:
+    config: of the model.
+    sample: a batch of `eval_batches` on the devices, with `input_ids`,
+      `segment_ids` and perhaps `token_type_ids`, int32 [B, S], and `weight`
+      [B]; rows of weight 0 do not count. None if there is nothing to look at.
+
+  Returns:
+    A function of the model's parameters to `attention_entropy_layer_00`, …,
+    in nats, and `attention_entropy_uniform`, the most that they can be; or to
+    nothing without a sample.
+  """
+  if sample is None:
+    return lambda params: {}
+  entropy_function = jax.jit(inspection.attention_entropy(config))
+  rows = (sample['weight'] > 0)[:, None]
+  segment_ids = sample['segment_ids'] * rows
+  uniform = float(inspection.uniform_entropy(segment_ids))
+
+  def describe(params: Any) -> dict[str, float]:
+    entropies = entropy_function(
+      params, sample['input_ids'], sample.get('token_type_ids'), segment_ids
+    )
+    return {
+      f'attention_entropy_layer_{layer:02}': float(entropy)
+      for layer, entropy in enumerate(jax.device_get(entropies))
+    } | {'attention_entropy_uniform': uniform}
+
+  return describe

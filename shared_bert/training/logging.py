@@ -6,9 +6,13 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, TextIO
 
-from shared_bert.training.workdir import flatten
+import jax
+import numpy as np
+
+from shared_bert.training import hparams
 
 
 def say(text: str = '') -> None:
@@ -37,6 +41,16 @@ def _summary_writer(folder: pathlib.Path) -> Any | None:
   return SummaryWriter(str(folder))
 
 
+def _write_record(writer: Any, summary: Any) -> None:
+  """Writes a summary of one value that is all metadata."""
+  (value,) = summary.value
+  writer.write_summaries(
+    0,
+    {value.tag: np.zeros(0, np.float32)},
+    metadata={value.tag: value.metadata},
+  )
+
+
 class MetricLog:
   """Writes metrics to `metrics.jsonl` and TensorBoard.
 
@@ -57,7 +71,7 @@ class MetricLog:
     Args:
       workdir: of the run.
       config: plain nested dict; logged as hyper-parameters.
-      resume_step: lines of later steps are dropped.
+      resume_step: lines of later steps are dropped; at 0, all are.
       tensorboard: whether to write event files too.
     """
     self._path = workdir / 'metrics.jsonl'
@@ -65,18 +79,14 @@ class MetricLog:
     self._file = self._path.open('a')
     self._writer = _summary_writer(workdir) if tensorboard else None
     if self._writer is not None:
-      self._writer.write_hparams(
-        {
-          key: value
-          if isinstance(value, int | float | str | bool)
-          else json.dumps(value)
-          for key, value in flatten(config).items()
-          if value is not None
-        }
-      )
+      _write_record(self._writer, hparams.session_start(config))
+      self.write_text(0, 'config', json.dumps(config, indent=2))
 
   def _forget_after(self, step: int) -> None:
     if not self._path.exists():
+      return
+    if not step:  # nothing was saved: it begins anew, its step 0 included
+      self._path.unlink()
       return
     kept = []
     for line in self._path.read_text().splitlines():
@@ -105,6 +115,40 @@ class MetricLog:
     if self._writer is not None:
       block = '\n'.join('    ' + line for line in text.splitlines())
       self._writer.write_texts(step, {name: block})
+
+  def write_pictures(
+    self, step: int, pictures: dict[str, Callable[[], np.ndarray]]
+  ) -> None:
+    """Draws pictures, uint8 [H, W, 3], for TensorBoard; else draws none."""
+    if self._writer is not None and pictures:
+      self._writer.write_images(
+        step, {name: draw() for name, draw in pictures.items()}
+      )
+
+  def write_layers(
+    self, step: int, group: str, values: Callable[[], dict[str, jax.Array]]
+  ) -> None:
+    """Shows TensorBoard how values are spread in each layer.
+
+    Args:
+      step: they are of.
+      group: what their names start with.
+      values: computes arrays [L, ...] by name; called for TensorBoard only.
+    """
+    if self._writer is not None:
+      self._writer.write_histograms(
+        step,
+        {
+          f'{group}/{name}_layer_{layer:02}': of_layer
+          for name, stacked in jax.device_get(values()).items()
+          for layer, of_layer in enumerate(stacked)
+        },
+      )
+
+  def finish(self) -> None:
+    """Says that the run came to its end."""
+    if self._writer is not None:
+      _write_record(self._writer, hparams.session_end())
 
   def close(self) -> None:
     """Flushes and closes everything."""

@@ -12,7 +12,9 @@ from typing import Any
 import jax
 
 from shared_bert.errors import Preempted, UserError
+from shared_bert.model.inspection import diagonals
 from shared_bert.training.checkpoint import Checkpoints
+from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, Progress, duration, say
 from shared_bert.training.step import Sums, TrainState
 
@@ -117,7 +119,8 @@ def train(
   train_step: Callable[[TrainState, Any], tuple[TrainState, Sums]],
   batches: Callable[[int, int], Iterator[Any]],
   *,
-  evaluate: Callable[[Any], dict[str, dict[str, float]]],
+  evaluate: Callable[[Any], Evaluation],
+  describe: Callable[[Any], dict[str, float]],
   learning_rate: Callable[[int], Any],
   checkpoints: Checkpoints,
   metadata: dict,
@@ -135,7 +138,8 @@ def train(
     train_step: from `make_train_step`.
     batches: (start, stop) to an iterator over the batches of these steps,
       already on the devices.
-    evaluate: parameters to metrics by split.
+    evaluate: parameters to metrics by split and pictures.
+    describe: parameters to numbers about the model's inside, by name.
     learning_rate: of a step, for the log.
     checkpoints: where states are kept.
     metadata: kept with each checkpoint.
@@ -158,7 +162,7 @@ def train(
   started = time.monotonic() - seconds
   progress = Progress(settings.name, start, total, settings.batch_size)
   trace = _Trace(settings.profile, workdir)
-  evaluation: dict[str, dict[str, float]] | None = None
+  evaluation: Evaluation | None = None
 
   def report(step: int, sums: Sums) -> None:
     values = _means(sums)
@@ -182,10 +186,15 @@ def train(
     log.write(step, 'train', values)
     progress.show(step, values)
 
+  def look_inside(step: int) -> None:
+    if values := describe(state['params']):
+      log.write(step, 'transformer', values)
+    log.write_layers(step, 'diagonals', lambda: diagonals(state['params']))
+
   def save(step: int) -> None:
     metrics = {
       f'{split}/{name}': value
-      for split, values in (evaluation or {}).items()
+      for split, values in (evaluation.metrics if evaluation else {}).items()
       for name, value in values.items()
     }
     checkpoints.save(
@@ -205,6 +214,8 @@ def train(
     waited = settings.patience * settings.evaluate_every
     return best is not None and step < total and step - best >= waited
 
+  if start == 0:
+    look_inside(0)
   pending: tuple[int, Sums] | None = None
   stop = start if is_exhausted(start) else total
   with _StopSignals() as signals, contextlib.closing(trace):
@@ -239,10 +250,12 @@ def train(
       if evaluating:
         progress.clear()
         evaluation = evaluate(state['params'])
-        for split, values in evaluation.items():
+        for split, values in evaluation.metrics.items():
           log.write(step, split, values)
           shown = '  '.join(f'{k} {v:.4f}' for k, v in values.items())
           say(f'  step {step:,} {split}: {shown}')
+        log.write_pictures(step, evaluation.pictures)
+        look_inside(step)
       save(step)
       progress.resume(time.monotonic() - paused)
       if signals.asked and step < total:
@@ -265,4 +278,4 @@ def train(
   seconds = time.monotonic() - started
   if evaluation is None:  # resumed after the last step: its log is complete
     evaluation = evaluate(state['params'])
-  return state, evaluation, seconds
+  return state, evaluation.metrics, seconds

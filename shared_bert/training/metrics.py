@@ -146,6 +146,24 @@ def evaluate_metrics(
   return {name: METRICS[name](predictions, labels) for name in names}
 
 
+def confusion_counts(
+  predictions: np.ndarray, labels: np.ndarray, num_classes: int
+) -> np.ndarray:
+  """How often each class is taken for each.
+
+  Args:
+    predictions: int [N] class ids.
+    labels: int [N] class ids.
+    num_classes: C.
+
+  Returns:
+    int64 [C, C]; row g, column p counts the rows of label g predicted as p.
+  """
+  pairs = labels.astype(np.int64) * num_classes + predictions
+  counts = np.bincount(pairs, minlength=num_classes**2)
+  return counts.reshape(num_classes, num_classes)
+
+
 def majority_rate(labels: np.ndarray) -> float:
   """Accuracy of always saying the commonest class.
 

@@ -17,6 +17,7 @@ import shared_bert
 from shared_bert.errors import UserError
 from shared_bert.model.parameters import name_of, named_leaves
 from shared_bert.training.checkpoint import Checkpoints, open_checkpoint
+from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, say
 from shared_bert.training.loop import LoopSettings, train
 from shared_bert.training.step import (
@@ -98,7 +99,8 @@ def run(
   optimizer: optax.GradientTransformation,
   learning_rate: Callable[[int], Any],
   batches: Callable[[int, int], Iterator[Any]],
-  evaluate: Callable[[Any], dict[str, dict[str, float]]],
+  evaluate: Callable[[Any], Evaluation],
+  describe: Callable[[Any], dict[str, float]],
   identity: dict[str, Any],
   files: dict[str, bytes],
   plan: str,
@@ -118,7 +120,9 @@ def run(
     optimizer: of optax.
     learning_rate: its schedule.
     batches: (start, stop) to placed batches of these steps.
-    evaluate: parameters to metrics by split.
+    evaluate: parameters to metrics by split and pictures.
+    describe: parameters to numbers about the model's inside, logged before
+      the first step and at each evaluation.
     identity: fingerprints of data and tokenizer; a checkpoint of others is
       not resumed.
     files: kept in each checkpoint, by name.
@@ -171,6 +175,7 @@ def run(
       train_step,
       batches,
       evaluate=evaluate,
+      describe=describe,
       learning_rate=learning_rate,
       checkpoints=checkpoints,
       metadata={'config': config, **identity},
@@ -180,6 +185,7 @@ def run(
       best_metric=best_metric,
       seconds=seconds,
     )
+    log.finish()
   finally:
     log.close()
     checkpoints.close()

@@ -42,7 +42,7 @@ def _state_maker(
   def make() -> TrainState:
     zero = jnp.zeros((), jnp.float32)
     params = make_params()
-    names = (*metric_names, 'gradient_norm', 'tokens')
+    names = (*metric_names, 'gradient_norm', 'update_norm', 'tokens')
     return {
       'step': jnp.zeros((), jnp.int32),
       'params': params,
@@ -175,6 +175,7 @@ def make_train_step(
     one = jnp.ones((), jnp.float32)
     sums = sums | {
       'gradient_norm': (optax.tree.norm(grads), one),
+      'update_norm': (optax.tree.norm(updates), one),
       'tokens': ((batch['segment_ids'] > 0).sum().astype(jnp.float32), one),
     }
     fresh = state['step'] % log_every == 0
