@@ -35,7 +35,7 @@ def quickstart(
     folder = workdir / attention
     first, second = copy.deepcopy((config.pretrain, config.finetune))
     first.model.attention = second.model.attention = attention
-    second.init_from = str(folder / 'pretrain', options)
+    second.init_from = str(folder / 'pretrain')
     say(f'── {attention} ── pre-training')
     before = pretrain(first, folder / 'pretrain', options)
     say(f'── {attention} ── fine-tuning')
