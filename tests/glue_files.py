@@ -1,7 +1,13 @@
-"""Writes files as the official GLUE archives have them, oddities included."""
+"""Files as the official GLUE archives have them, oddities included."""
 
 import contextlib
+import os
+import pathlib
+import subprocess
+import sys
 from unittest import mock
+
+import numpy as np
 
 MNLI_COLUMNS = (
   'index promptID pairID genre sentence1_binary_parse sentence2_binary_parse '
@@ -21,6 +27,15 @@ ODD_TEXTS = (
   ' spaces around ',
   'caf\xe9 \u4f60\u597d \U0001f600',
   "''It 's tokenized,'' said the -LRB- parser -RRB- .",
+)
+
+# The package that the last argument names is as if it were not installed.
+WITHOUT = (
+  'import importlib.machinery, sys\n'
+  'finder = importlib.machinery.PathFinder\n'
+  'find = finder.find_spec\n'
+  'finder.find_spec = lambda name, *arguments: (\n'
+  '  None if name == sys.argv[-1] else find(name, *arguments))\n'
 )
 
 
@@ -103,7 +118,10 @@ def write_glue(glue_dir):
 
 @contextlib.contextmanager
 def as_downloads(glue_dir):
-  """Has TFDS find the files of a folder where it would download them."""
+  """Has TFDS find the files of a folder where it would download them.
+
+  With None, a download is an error.
+  """
   import tensorflow_datasets as tfds
 
   mrpc = {
@@ -120,6 +138,29 @@ def as_downloads(glue_dir):
   with mock.patch.multiple(
     tfds.download.DownloadManager,
     download=download,
-    download_and_extract=lambda manager, url: str(glue_dir),
+    download_and_extract=lambda manager, url: os.fspath(glue_dir),
   ):
     yield
+
+
+def run_python(code, *arguments):
+  """Starts Python code that may import the project and the tests."""
+  return subprocess.Popen(
+    [sys.executable, '-c', code, *map(str, arguments)],
+    cwd=pathlib.Path(__file__).parents[1],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def assert_equal(found, expected):
+  """Two readers have found the same examples."""
+  assert found.text_a == expected.text_a
+  assert found.text_b == expected.text_b
+  assert found.ids == expected.ids
+  if expected.labels is None:
+    assert found.labels is None
+  else:
+    assert found.labels.dtype == expected.labels.dtype
+    np.testing.assert_array_equal(found.labels, expected.labels)

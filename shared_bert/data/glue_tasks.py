@@ -129,6 +129,14 @@ class Task:
     train = ('train',) if 'train' in self.splits else ()
     return train + self.dev_splits[:1]
 
+  def check_split(self, split: str) -> None:
+    """Raises UserError unless the task has this split."""
+    if split not in self.splits:
+      raise errors.UserError(
+        f'Task {self.name} has no split {split!r}; it has '
+        f'{", ".join(self.splits)}.'
+      )
+
   def paths(self, glue_dir: pathlib.Path, split: str) -> list[pathlib.Path]:
     """Where the file of `split` may lie, the official place first."""
     return [
