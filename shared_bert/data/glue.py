@@ -49,11 +49,7 @@ def load_split(
   """
   task = get_task(task)
   glue_dir = pathlib.Path(glue_dir)
-  if split not in task.splits:
-    raise errors.UserError(
-      f'Task {task.name} has no split {split!r}; it has '
-      f'{", ".join(task.splits)}.'
-    )
+  task.check_split(split)
   paths = task.paths(glue_dir, split)
   for path in paths:
     if path.exists():

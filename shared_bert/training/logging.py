@@ -12,6 +12,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from shared_bert.tensorflow_cpu import import_tensorflow
 from shared_bert.training import hparams
 
 
@@ -23,12 +24,10 @@ def say(text: str = '') -> None:
 def _summary_writer(folder: pathlib.Path) -> Any | None:
   """clu's TensorBoard writer, or None with a line where it cannot be had.
 
-  TensorFlow is imported here, late, and kept off the accelerators: the writer
-  is all it is for.
+  The writer wants TensorFlow.
   """
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   try:
-    import tensorflow as tf
+    import_tensorflow()
     from clu.metric_writers import SummaryWriter
   except ImportError as error:
     say(
@@ -36,8 +35,6 @@ def _summary_writer(folder: pathlib.Path) -> Any | None:
       'metrics.jsonl has every number.'
     )
     return None
-  tf.config.set_visible_devices([], 'GPU')
-  tf.config.set_visible_devices([], 'TPU')
   return SummaryWriter(str(folder))
 
 
