@@ -10,7 +10,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert.data.glue_tasks import TASKS
+from shared_bert.data import glue
+from shared_bert.data.glue import TASKS
 from shared_bert.errors import UserError
 from shared_bert.finetune import finetune
 from shared_bert.training import metrics as metrics_lib
@@ -46,6 +47,9 @@ def suite(
   """
   tasks = config_lib.tasks_of(config)
   seeds = list(config.seeds) or [config.seed]
+  if config.data.source == 'local':  # known now, not after hours of training
+    for task in tasks:
+      glue.check_files(task, config.data.glue_dir)
   runs: dict[str, dict[int, dict[str, Any]]] = {task: {} for task in tasks}
   for seed in seeds:
     for task in tasks:

@@ -13,12 +13,13 @@ import numpy as np
 from shared_bert import errors
 from shared_bert.data import glue_reader
 from shared_bert.data.glue_reader import Examples
-from shared_bert.data.glue_tasks import TASKS, Task, get_task
+from shared_bert.data.glue_tasks import TASKS, Derived, Task, get_task
 
 __all__ = [
   'TASKS',
   'Examples',
   'Task',
+  'check_files',
   'fingerprint',
   'get_task',
   'load_split',
@@ -50,18 +51,44 @@ def load_split(
   task = get_task(task)
   glue_dir = pathlib.Path(glue_dir)
   task.check_split(split)
-  paths = task.paths(glue_dir, split)
-  for path in paths:
+  for path in task.paths(glue_dir, split):
     if path.exists():
       return glue_reader.read(task, split, path)
-  if task.derived is not None and split in ('train', 'dev'):
+  if (derived := _derived_from(task, split, glue_dir)) is not None:
     folder = glue_dir / task.folder
-    files = (task.derived.file, task.derived.dev_ids)
-    if all((folder / file).exists() for file in files):
-      return glue_reader.read_derived(task, task.derived, split, folder)
+    return glue_reader.read_derived(task, derived, split, folder)
   if split not in task.required_splits:
     return None
   raise errors.UserError(_missing(task, split, glue_dir))
+
+
+def check_files(task: str | Task, glue_dir: str | os.PathLike[str]) -> None:
+  """Refuses a folder without the files that a task cannot do without.
+
+  Args:
+    task: a task of `TASKS`, or its name.
+    glue_dir: as for `load_split`.
+
+  Raises:
+    UserError: naming the first that is missing.
+  """
+  task, glue_dir = get_task(task), pathlib.Path(glue_dir)
+  for split in task.required_splits:
+    if any(path.exists() for path in task.paths(glue_dir, split)):
+      continue
+    if _derived_from(task, split, glue_dir) is None:
+      raise errors.UserError(_missing(task, split, glue_dir))
+
+
+def _derived_from(
+  task: Task, split: str, glue_dir: pathlib.Path
+) -> Derived | None:
+  """The files that hold train and dev together, if they are there."""
+  if task.derived is None or split not in ('train', 'dev'):
+    return None
+  files = (task.derived.file, task.derived.dev_ids)
+  there = all((glue_dir / task.folder / file).exists() for file in files)
+  return task.derived if there else None
 
 
 def write_predictions(
