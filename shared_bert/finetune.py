@@ -158,4 +158,5 @@ def finetune(
         outcome.evaluation, majority, sizes
       ),
     },
+    options,
   )

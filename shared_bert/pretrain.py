@@ -135,6 +135,7 @@ def pretrain(
       'metrics': outcome.evaluation,
       'data_fingerprint': corpus.fingerprint,
     },
+    options,
   )
 
 

@@ -137,6 +137,10 @@ def test_the_last_step_is_saved_and_old_checkpoints_go(tmp_path):
 def test_a_workdir_of_another_run_is_refused_by_the_keys_that_differ(tmp_path):
   first = {'seed': 0, 'train': {'batch_size': 32, 'log_every': 10}}
   assert claim(tmp_path, first) is None
+  # Nothing has come of it yet, so it may still become another run.
+  assert claim(tmp_path, first | {'seed': 9}) is None
+  assert claim(tmp_path, first) is None
+  (tmp_path / 'metrics.jsonl').touch()
   assert (
     claim(tmp_path, first | {'train': {'batch_size': 32, 'log_every': 20}})
     is None

@@ -244,7 +244,7 @@ def take_over(params: Any, path: str, required: str = 'encoder') -> Any:
     return ours
 
   chosen = jax.tree_util.tree_map_with_path(choose, params)
-  say(f'starts from {path}; fresh: {", ".join(fresh) or "nothing"}')
+  say(f'fresh       {", ".join(fresh) or "nothing"}; the rest is from {path}')
   return chosen
 
 
@@ -258,12 +258,15 @@ def versions() -> dict[str, str]:
   }
 
 
-def finish(workdir: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
+def finish(
+  workdir: pathlib.Path, results: dict[str, Any], options: Options
+) -> dict[str, Any]:
   """Writes `results.json`, prints the result table, says where things lie.
 
   Args:
     workdir: of the run.
     results: with `metrics` by split among them.
+    options: of the command; a dry run has no results to print.
 
   Returns:
     The results with versions and hardware added.
@@ -278,7 +281,8 @@ def finish(workdir: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
     },
   }
   write_json(workdir / 'results.json', results)
-  show(workdir, results)
+  if not options.dry_run:
+    show(workdir, results)
   return results
 
 

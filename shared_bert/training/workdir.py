@@ -51,6 +51,12 @@ def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
   return flat
 
 
+def _has_something(workdir: pathlib.Path) -> bool:
+  """Whether a run has got as far as to leave something behind."""
+  names = ('checkpoints', 'metrics.jsonl', 'results.json', 'vocabulary')
+  return any((workdir / name).exists() for name in names)
+
+
 def claim(workdir: pathlib.Path, config: dict) -> dict | None:
   """Makes the folder of a run, or recognises it as this run's own.
 
@@ -81,7 +87,8 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
       'another place or mend its permissions.'
     ) from error
   known = workdir / 'config.json'
-  if known.exists():
+  # A run that failed before it had anything to save binds nobody.
+  if known.exists() and _has_something(workdir):
     before, now = flatten(read_json(known)), flatten(config)
     differing = sorted(
       key
@@ -97,9 +104,9 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
         f'{workdir} holds another run: {lines}. Use another --workdir, or '
         'the same settings to go on with it.'
       )
-  elif (workdir / 'checkpoints').exists():
+  elif _has_something(workdir):
     raise UserError(
-      f'{workdir} holds checkpoints but no config.json to tell what of: use '
+      f'{workdir} holds results but no config.json to tell what of: use '
       'another --workdir.'
     )
   write_json(known, config)
