@@ -183,7 +183,7 @@ def finetune(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       rows, start, stop, lambda batch: mesh_lib.place_batch(mesh, batch)
     ),
     evaluate=evaluate,
-    describe=evaluation_lib.describe_attention(
+    attention_entropy=evaluation_lib.watch_attention(
       model, mesh_lib.place_batch(mesh, sample)
     ),
     identity={

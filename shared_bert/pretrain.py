@@ -146,7 +146,7 @@ def pretrain(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     batches=lambda start, stop: batches_lib.prefetch(rows, start, stop, place),
     evaluate=evaluate,
     # On the first held-out rows, nothing masked.
-    describe=evaluation_lib.describe_attention(
+    attention_entropy=evaluation_lib.watch_attention(
       model, next(heldout_batches(), None)
     ),
     identity={

@@ -87,7 +87,7 @@ def train(
   batches: Callable[[int, int], Iterator[Any]],
   *,
   evaluate: Callable[[Any], Evaluation],
-  describe: Callable[[Any], dict[str, float]],
+  attention_entropy: Callable[[Any], dict[str, float]],
   learning_rate: Callable[[int], Any],
   checkpoints: Checkpoints,
   metadata: dict,
@@ -106,7 +106,7 @@ def train(
     batches: (start, stop) to an iterator over the batches of these steps,
       already on the devices.
     evaluate: parameters to metrics by split and pictures.
-    describe: parameters to numbers about the model's inside, by name.
+    attention_entropy: parameters to what is seen of their attention, by name.
     learning_rate: of a step, for the log.
     checkpoints: where states are kept.
     metadata: kept with each checkpoint.
@@ -153,9 +153,9 @@ def train(
     progress.show(step, values)
 
   def look_inside(step: int) -> None:
-    if values := describe(state['params']):
-      log.write(step, 'transformer', values)
-    log.write_layers(step, 'diagonals', lambda: diagonals(state['params']))
+    if values := attention_entropy(state['params']):
+      log.write(step, 'token_attention_entropy', values)
+    log.write_layers(step, lambda: diagonals(state['params']))
 
   def save(step: int) -> None:
     metrics = {
@@ -171,10 +171,10 @@ def train(
       files=files,
     )
 
-  if start == 0:
-    look_inside(0)
   pending: tuple[int, Sums] | None = None
   with _StopSignals() as signals:
+    if start == 0:
+      look_inside(0)
     for step, batch in enumerate(batches(start, total), start + 1):
       state, sums = train_step(state, batch)
       if step == start + 1:
