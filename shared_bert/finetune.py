@@ -124,7 +124,7 @@ def finetune(
       rows, start, stop, lambda batch: mesh_lib.place_batch(mesh, batch)
     ),
     evaluate=task_model.evaluate,
-    describe=task_model.describe,
+    attention_entropy=task_model.attention_entropy,
     identity={
       'data_fingerprint': fingerprint,
       'tokenizer_sha256': tokenizer.sha256,

@@ -115,7 +115,7 @@ def pretrain(
       rows, start, stop, masked_model.place
     ),
     evaluate=masked_model.evaluate,
-    describe=masked_model.describe,
+    attention_entropy=masked_model.attention_entropy,
     identity={
       'data_fingerprint': corpus.fingerprint,
       'tokenizer_sha256': tokenizer.sha256,

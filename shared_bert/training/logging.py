@@ -123,20 +123,19 @@ class MetricLog:
       )
 
   def write_layers(
-    self, step: int, group: str, values: Callable[[], dict[str, jax.Array]]
+    self, step: int, values: Callable[[], dict[str, jax.Array]]
   ) -> None:
     """Shows TensorBoard how values are spread in each layer.
 
     Args:
       step: they are of.
-      group: what their names start with.
       values: computes arrays [L, ...] by name; called for TensorBoard only.
     """
     if self._writer is not None:
       self._writer.write_histograms(
         step,
         {
-          f'{group}/{name}_layer_{layer:02}': of_layer
+          f'{name}/layer_{layer:02}': of_layer
           for name, stacked in jax.device_get(values()).items()
           for layer, of_layer in enumerate(stacked)
         },

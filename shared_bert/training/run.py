@@ -100,7 +100,7 @@ def run(
   learning_rate: Callable[[int], Any],
   batches: Callable[[int, int], Iterator[Any]],
   evaluate: Callable[[Any], Evaluation],
-  describe: Callable[[Any], dict[str, float]],
+  attention_entropy: Callable[[Any], dict[str, float]],
   identity: dict[str, Any],
   files: dict[str, bytes],
   plan: str,
@@ -121,8 +121,8 @@ def run(
     learning_rate: its schedule.
     batches: (start, stop) to placed batches of these steps.
     evaluate: parameters to metrics by split and pictures.
-    describe: parameters to numbers about the model's inside, logged before
-      the first step and at each evaluation.
+    attention_entropy: parameters to what is seen of their attention, by name;
+      logged before the first step and at each evaluation.
     identity: fingerprints of data and tokenizer; a checkpoint of others is
       not resumed.
     files: kept in each checkpoint, by name.
@@ -175,7 +175,7 @@ def run(
       train_step,
       batches,
       evaluate=evaluate,
-      describe=describe,
+      attention_entropy=attention_entropy,
       learning_rate=learning_rate,
       checkpoints=checkpoints,
       metadata={'config': config, **identity},
