@@ -268,6 +268,7 @@ def finetune(attention, matthews):
   config = config_lib.finetune_defaults()
   config.data.task = 'cola'
   config.model.attention = attention
+  config.train.learning_rate = 5e-5
   scores = [
     (0, (ENTROPY, {'layer_00': 2.0})),
     (10, ('train', {'accuracy': 0.5, 'loss': 0.7})),
