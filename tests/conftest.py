@@ -10,6 +10,10 @@ import tempfile
 _DEVICES = os.environ.get('SHARED_BERT_TEST_DEVICES', '8')
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('JAX_NUM_CPU_DEVICES', _DEVICES)
+# Threads of XLA's pool. With one a device, as it is otherwise, the devices can
+# each take them up waiting in another all-reduce: nobody arrives, and XLA
+# aborts the process after 40 seconds.
+os.environ.setdefault('NPROC', '64')
 # Tests compile much and compute little: less optimisation, and one compilation
 # for equal programs, take the suite from an hour to minutes. What is tested
 # does not depend on either. Processes that tests start inherit all of it.
