@@ -26,6 +26,7 @@ from shared_bert.training.run import Options
 from shared_bert.training.step_folders import Checkpoint
 
 
+@workdir_lib.alone_in_workdir
 def evaluate(
   config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
 ) -> dict[str, Any]:

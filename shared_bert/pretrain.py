@@ -18,11 +18,13 @@ from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
+from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
 from shared_bert.training.run import Options
 
 
+@workdir_lib.alone_in_workdir
 def pretrain(
   config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
 ) -> dict[str, Any]:
@@ -46,14 +48,18 @@ def pretrain(
     run_lib.show(workdir, finished)
     return finished
 
-  # Data: rows of tokens, the same for every run on this corpus.
-  corpus = open_corpus(config)
-  tokenizer = corpus.tokenizer
+  # What can be known before text is prepared, which may take hours.
+  if config.init_from:
+    open_checkpoint(config.init_from)
   mesh = mesh_lib.make_mesh()
   train = config.train
   mesh_lib.check_batch_size(
     'train.batch_size', train.batch_size, mesh, train.accumulation
   )
+
+  # Data: rows of tokens, the same for every run on this corpus.
+  corpus = open_corpus(config)
+  tokenizer = corpus.tokenizer
   rows = batches_lib.Rows(
     {'input_ids': corpus.train}, train.batch_size, config.seed
   )

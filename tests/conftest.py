@@ -28,6 +28,8 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
 
 import pytest  # noqa: E402
 
+from tests.command_server import CommandServer  # noqa: E402
+
 # Fixtures for every module.
 from tests.tiny_jobs import (  # noqa: E402, F401
   all_of_glue,
@@ -44,3 +46,15 @@ def shared_data() -> pathlib.Path:
   if not folder.is_dir():
     pytest.skip(f'no data folder {folder}')
   return folder
+
+
+@pytest.fixture(scope='session')
+def commands():
+  """The commands, on two devices, without their imports each time."""
+  environment = {
+    'JAX_NUM_CPU_DEVICES': '2',
+    # They compile the same few programs.
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+  }
+  with CommandServer(environment) as server:
+    yield server

@@ -13,7 +13,7 @@ import numpy as np
 from shared_bert import errors
 from shared_bert.data import glue_reader
 from shared_bert.data.glue_reader import Examples
-from shared_bert.data.glue_tasks import TASKS, Derived, Task, get_task
+from shared_bert.data.glue_tasks import TASKS, Task, get_task
 
 __all__ = [
   'TASKS',
@@ -51,44 +51,27 @@ def load_split(
   task = get_task(task)
   glue_dir = pathlib.Path(glue_dir)
   task.check_split(split)
-  for path in task.paths(glue_dir, split):
-    if path.exists():
-      return glue_reader.read(task, split, path)
-  if (derived := _derived_from(task, split, glue_dir)) is not None:
-    folder = glue_dir / task.folder
-    return glue_reader.read_derived(task, derived, split, folder)
-  if split not in task.required_splits:
+  source = _source(task, glue_dir, split)
+  if source is None:
     return None
-  raise errors.UserError(_missing(task, split, glue_dir))
+  if task.derived is not None and source == glue_dir / task.folder:
+    return glue_reader.read_derived(task, task.derived, split, source)
+  return glue_reader.read(task, split, source)
 
 
 def check_files(task: str | Task, glue_dir: str | os.PathLike[str]) -> None:
-  """Refuses a folder without the files that a task cannot do without.
+  """Sees that the files are there without which a task cannot be trained.
 
   Args:
     task: a task of `TASKS`, or its name.
     glue_dir: as for `load_split`.
 
   Raises:
-    UserError: naming the first that is missing.
+    UserError: no such task, or a missing file.
   """
-  task, glue_dir = get_task(task), pathlib.Path(glue_dir)
+  task = get_task(task)
   for split in task.required_splits:
-    if any(path.exists() for path in task.paths(glue_dir, split)):
-      continue
-    if _derived_from(task, split, glue_dir) is None:
-      raise errors.UserError(_missing(task, split, glue_dir))
-
-
-def _derived_from(
-  task: Task, split: str, glue_dir: pathlib.Path
-) -> Derived | None:
-  """The files that hold train and dev together, if they are there."""
-  if task.derived is None or split not in ('train', 'dev'):
-    return None
-  files = (task.derived.file, task.derived.dev_ids)
-  there = all((glue_dir / task.folder / file).exists() for file in files)
-  return task.derived if there else None
+    _source(task, pathlib.Path(glue_dir), split)
 
 
 def write_predictions(
@@ -213,6 +196,26 @@ def _prediction_texts(task: Task, values: np.ndarray) -> list[str]:
   if values.size and not 0 <= values.min() <= values.max() < len(names):
     raise ValueError(f'a class id is not one of 0 … {len(names) - 1}')
   return [names[value] for value in values.tolist()]
+
+
+def _source(
+  task: Task, glue_dir: pathlib.Path, split: str
+) -> pathlib.Path | None:
+  """The file of a split, the task's folder where train and dev are derived.
+
+  None for an optional split that is not there; a required one is an error.
+  """
+  for path in task.paths(glue_dir, split):
+    if path.exists():
+      return path
+  folder = glue_dir / task.folder
+  if task.derived is not None and split in ('train', 'dev'):
+    files = (task.derived.file, task.derived.dev_ids)
+    if all((folder / file).exists() for file in files):
+      return folder
+  if split not in task.required_splits:
+    return None
+  raise errors.UserError(_missing(task, split, glue_dir))
 
 
 def _missing(task: Task, split: str, glue_dir: pathlib.Path) -> str:

@@ -1,5 +1,6 @@
 """What is seen of a run: `metrics.jsonl`, TensorBoard, a line of progress."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from shared_bert.errors import UserError
 from shared_bert.tensorflow_cpu import import_tensorflow
 from shared_bert.training import hparams
 
@@ -86,22 +88,39 @@ class MetricLog:
       self._path.unlink()
       return
     kept = []
-    for line in self._path.read_text().splitlines():
+    lines = self._path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
       try:
-        row = json.loads(line)
-      except ValueError:
-        break  # the half-written last line of a killed run
-      if row['step'] <= step:
-        kept.append(line + '\n')
+        if json.loads(line)['step'] <= step:
+          kept.append(line)
+      except (ValueError, TypeError, KeyError) as error:
+        if not line.endswith(b'\n'):
+          break  # the half-written last line of a killed run
+        raise UserError(
+          f'{self._path}, line {number} is damaged: mend it or move the file '
+          'away, and run the same command again; no checkpoint was touched.'
+        ) from error
     temporary = self._path.with_suffix('.tmp')
-    temporary.write_text(''.join(kept))
-    os.replace(temporary, self._path)
+    try:
+      temporary.write_bytes(b''.join(kept))
+      os.replace(temporary, self._path)
+    except OSError as error:
+      raise self._refusal(error) from error
+
+  def _refusal(self, error: OSError) -> UserError:
+    return UserError(
+      f'{self._path} cannot be written ({error.strerror}): make room, and run '
+      'the same command again.'
+    )
 
   def write(self, step: int, split: str, values: dict[str, float]) -> None:
     """Logs numbers of one split at one step."""
     row = {'step': step, 'split': split, **values}
-    self._file.write(json.dumps(row) + '\n')
-    self._file.flush()
+    try:
+      self._file.write(json.dumps(row) + '\n')
+      self._file.flush()
+    except OSError as error:
+      raise self._refusal(error) from error
     if self._writer is not None:
       self._writer.write_scalars(
         step, {f'{split}/{name}': value for name, value in values.items()}
@@ -148,7 +167,8 @@ class MetricLog:
 
   def close(self) -> None:
     """Flushes and closes everything."""
-    self._file.close()
+    with contextlib.suppress(OSError):  # said where it was written
+      self._file.close()
     if self._writer is not None:
       self._writer.flush()
       self._writer.close()
@@ -226,18 +246,22 @@ class Progress:
     self._last_line = now
     speed = values['steps_per_second']
     left = duration((self._total - step) / speed) if speed > 0 else '?'
-    line = (
-      f'{self._name} {step:,}/{self._total:,} ({step / self._total:.0%})  '
-      f'loss {values["loss"]:.4f}  '
-      f'{values["examples_per_second"]:,.0f} examples/s  '
-      f'{values["tokens_per_second"]:,.0f} tokens/s  {left} left'
-    )
+    parts = [
+      f'{self._name} {step:,}/{self._total:,} ({step / self._total:.0%})',
+      f'loss {values["loss"]:.4f}',
+      f'{values["examples_per_second"]:,.0f} examples/s',
+      f'{values["tokens_per_second"]:,.0f} tokens/s',
+      f'{left} left',
+    ]
     if self._terminal:
       width = shutil.get_terminal_size().columns - 1
-      self._stream.write('\r' + line[:width].ljust(width))
+      # A narrow terminal has room for less; the time left goes last.
+      while len('  '.join(parts)) > width and len(parts) > 1:
+        parts.pop(max(1, len(parts) - 2))
+      self._stream.write('\r' + '  '.join(parts)[:width].ljust(width))
       self._open = True
     else:
-      self._stream.write(line + '\n')
+      self._stream.write('  '.join(parts) + '\n')
     self._stream.flush()
 
   def clear(self) -> None:
