@@ -12,7 +12,7 @@ WORKDIR ?= runs/quickstart
 .DEFAULT_GOAL := help
 # Two pip processes must not write into one environment.
 .NOTPARALLEL:
-.PHONY: help quickstart test test-slow lint format clean
+.PHONY: help quickstart test test-slow lint format docs clean
 
 help:  ## Say what there is.
 	@echo 'make TARGET [PYTHON=python3.12] [EXTRAS="cuda ..."]'
@@ -47,6 +47,10 @@ format: $(VENV)/.has-dev
 format:  ## Mend what ruff can mend.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.has-package
+docs:  ## Write docs/config.md anew from the comments in config.py.
+	$(BIN)/python docs/make_config_reference.py
 
 clean:  ## Remove the environment and caches; runs are kept.
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache

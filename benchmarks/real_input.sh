@@ -41,7 +41,8 @@ finetune() {  # ATTENTION CORE
       taskset -c "$2" "$python" -m shared_bert.main \
         --config="configs/$task.py:size=tiny,attention=$1" \
         --workdir="$runs/finetune/$task-$1-$seed" \
-        --config.init_from="$runs/tiny-$1" --config.data.glue_dir="$glue" \
+        --config.init_from="$runs/tiny-$1" \
+        --config.data.source=local --config.data.glue_dir="$glue" \
         --config.train.learning_rate=3e-4 --config.train.epochs="$epochs" \
         --config.seed="$seed" --config.tensorboard=False
     done

@@ -1,12 +1,15 @@
-"""Fine-tuning on one GLUE task, from a folder of the official files.
+"""Fine-tuning on GLUE: one task, or all nine.
 
   python -m shared_bert.main --config=configs/glue.py:task=mrpc \
-    --config.data.glue_dir=glue --config.init_from=runs/pretrain-base \
-    --workdir=runs/mrpc
+    --config.init_from=runs/pretrain-base --workdir=runs/mrpc
+  python -m shared_bert.main --config=configs/glue.py:task=all \
+    --config.init_from=runs/pretrain-base --config.seeds=0,1,2 \
+    --workdir=runs/glue
 
-The model's keys must be those of the pre-training run. Batch, epochs and
-learning rate are from BERT's grid (Devlin et al. 2019, section 4.1 and
-appendix A.3).
+Without internet, add `--config.data.source=local --config.data.glue_dir=glue`,
+a folder in the layout of the official archives. The model's keys must be those
+of the pre-training run. Epochs and learning rate are filled in by task and
+size: `shared_bert/recipes.py`.
 """
 
 from shared_bert import config as config_lib

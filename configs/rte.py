@@ -1,7 +1,7 @@
 """Fine-tuning on rte: `configs/glue.py` with this task.
 
   python -m shared_bert.main --config=configs/rte.py \
-    --config.data.glue_dir=glue --config.init_from=runs/pretrain-base
+    --config.init_from=runs/pretrain-base
 """
 
 from shared_bert import config as config_lib

@@ -21,23 +21,23 @@ TASK_SOURCES = ('tfds', 'local', 'files', 'toy')
 def _model() -> ConfigDict:
   return ConfigDict(
     {
-      'attention': 'shared',  # standard, symmetric, pairwise, tied, tied_kv
-      'size': 'base',  # tiny, mini, small, medium, base, large
-      'num_layers': placeholder(int),  # None: as the size has it
-      'hidden_size': placeholder(int),
-      'num_heads': placeholder(int),
-      'intermediate_size': placeholder(int),
-      'max_positions': 512,
-      'hidden_dropout': 0.1,
-      'attention_dropout': 0.1,
-      'pre_norm': False,
+      'attention': 'shared',  # or standard, symmetric, pairwise, tied, tied_kv
+      'size': 'base',  # or tiny, mini, small, medium, large
+      'num_layers': placeholder(int),  # L; open: as the size has it
+      'hidden_size': placeholder(int),  # D; open: as the size has it
+      'num_heads': placeholder(int),  # H; open: as the size has it
+      'intermediate_size': placeholder(int),  # F; open: as the size has it
+      'max_positions': 512,  # the longest row there are positions for
+      'hidden_dropout': 0.1,  # after the embeddings and each sub-layer
+      'attention_dropout': 0.1,  # of the attention probabilities
+      'pre_norm': False,  # LayerNorm before each sub-layer, not after it
       'initializer_range': 0.02,  # standard deviation of fresh matrices
-      'diagonal_init': 'ones',  # of d_q, d_k, d_v: ones, normal or signs
-      'role_bias': False,  # one bias a role instead of the shared one
-      'pairwise_init': 'normal',  # of U: normal or identity
+      'diagonal_init': 'ones',  # of d_q, d_k, d_v; or normal, signs
+      'role_bias': False,  # shared: one bias a role instead of one for all
+      'pairwise_init': 'normal',  # of U; or identity
       'dtype': 'auto',  # bfloat16 on accelerators, float32 on CPU
-      'scan_layers': True,
-      'remat': 'none',  # full, dots
+      'scan_layers': True,  # compile one layer and loop; False: unroll them
+      'remat': 'none',  # what to compute twice to save memory: full, dots
     }
   )
 
@@ -45,25 +45,26 @@ def _model() -> ConfigDict:
 def _train() -> ConfigDict:
   return ConfigDict(
     {
-      'epochs': placeholder(float),  # passes over the training rows, or
-      'steps': placeholder(int),  # steps; these count where both are given
+      'epochs': placeholder(float),  # passes over the training rows
+      'steps': placeholder(int),  # optimiser steps; they count before epochs
       'batch_size': 32,  # rows a step, over all devices
       'accumulation': 1,  # micro-batches a step is cut into
-      'learning_rate': 1e-4,
-      'schedule': 'linear',  # after the warm-up: linear, cosine, constant
-      'warmup_ratio': 0.1,  # a share of all steps, or
-      'warmup_steps': placeholder(int),  # steps; these count where given
-      'weight_decay': 0.01,
-      # As google-research/bert, optimization.py; diagonals like scales.
+      'learning_rate': 1e-4,  # the peak, after the warm-up
+      'schedule': 'linear',  # after the warm-up; or cosine, constant
+      'warmup_ratio': 0.1,  # warm-up as a share of all steps
+      'warmup_steps': placeholder(int),  # they count before warmup_ratio
+      'weight_decay': 0.01,  # of AdamW
+      # A pattern of the names of parameters without decay. As
+      # google-research/bert, optimization.py; diagonals like scales.
       'no_decay': r'(bias|scale|/d_[qkv])$',
-      'diagonal_learning_rate_scale': 1.0,
-      'clip_norm': 1.0,  # 0 for none
-      'beta1': 0.9,
-      'beta2': 0.999,
-      'epsilon': 1e-6,
-      'log_every': 50,  # steps
-      'eval_every': 0,  # steps; 0: each epoch (fine-tuning), at the end
-      'checkpoint_every': 1000,  # steps
+      'diagonal_learning_rate_scale': 1.0,  # of d_q, d_k, d_v
+      'clip_norm': 1.0,  # of the gradient, over all parameters; 0: none
+      'beta1': 0.9,  # of AdamW
+      'beta2': 0.999,  # of AdamW
+      'epsilon': 1e-6,  # of AdamW
+      'log_every': 50,  # steps between lines of metrics
+      'eval_every': 0,  # steps; 0: each epoch (fine-tuning) or at the end
+      'checkpoint_every': 1000,  # steps; evaluations and the end save too
       'keep_checkpoints': 2,  # newest ones; the best is kept besides
     }
   )
@@ -73,21 +74,21 @@ def pretrain_defaults() -> ConfigDict:
   """Masked-word pre-training; BERT's recipe where it is known."""
   return ConfigDict(
     {
-      'job': 'pretrain',
-      'seed': 0,
-      'init_from': '',  # a workdir or checkpoint to start the encoder from
-      'tensorboard': True,
+      'job': 'pretrain',  # or eval
+      'seed': 0,  # of parameters, order of rows, dropout, masks
+      'init_from': '',  # a workdir or checkpoint to start from or evaluate
+      'tensorboard': True,  # event files beside metrics.jsonl
       'model': _model(),
       'train': _train(),
       'data': {
-        'source': 'text',  # text or toy
+        'source': 'text',  # or toy, the embedded language
         'corpus': '',  # a folder that shared_bert.prepare wrote
-        'text': '',  # or text files (a glob), prepared into data.dir first
+        'text': '',  # or text files (globs), prepared into data.dir first
         'dir': 'data',  # where prepared corpora are put
-        'vocab': '',  # vocab.txt or tokenizer.json for data.text
-        'vocab_size': 30522,  # or train one of this size, once
-        'seq_len': 128,
-        'mask_ratio': 0.15,
+        'vocab': '',  # with text: vocab.txt or tokenizer.json
+        'vocab_size': 30522,  # with text, without vocab: train one, once
+        'seq_len': 128,  # tokens in a row
+        'mask_ratio': 0.15,  # share of the tokens to predict
         'heldout_rows': 2048,  # rows of each evaluation; 0 for all
       },
     }
@@ -98,32 +99,32 @@ def finetune_defaults() -> ConfigDict:
   """Fine-tuning on a task; open settings as `recipes.settings` has them."""
   config = ConfigDict(
     {
-      'job': 'finetune',
-      'seed': 0,
+      'job': 'finetune',  # or eval
+      'seed': 0,  # of parameters, order of rows, dropout, masks
       'seeds': (),  # several runs, one a seed; mean and spread are printed
-      'init_from': '',  # a workdir or checkpoint; empty: from scratch
+      'init_from': '',  # a workdir or checkpoint to start from or evaluate
       'from_mnli': False,  # task=all: RTE, MRPC, STS-B go on from MNLI's model
-      'tensorboard': True,
+      'tensorboard': True,  # event files beside metrics.jsonl
       'model': _model(),
       'train': _train(),
       'data': {
-        'source': 'tfds',  # tfds, local, files or toy
+        'source': 'tfds',  # or local, files, toy (the embedded language)
         'task': 'mnli',  # of GLUE; all for the nine of them
         'dir': 'data',  # tfds: where it is downloaded and prepared, once
         'glue_dir': '',  # local: in the layout of the official archives
         'train_file': '',  # files: own data, .csv, .tsv or .jsonl (.gz)
-        'dev_file': '',
-        'test_file': '',
+        'dev_file': '',  # files: evaluated
+        'test_file': '',  # files: evaluated with labels, else predicted
         'text_columns': ('sentence',),  # files: one column or two
-        'label_column': 'label',
+        'label_column': 'label',  # files: in every file but the test file
         'label_names': (),  # files: in order; empty: those of the train file
         'regression': False,  # files: labels are numbers
         'splits': (),  # job=eval: which; empty: all but train
         'vocab': '',  # without init_from: vocab.txt or tokenizer.json
-        'vocab_size': 30522,  # or one of this size of the training texts
-        'seq_len': 128,
-        'length_buckets': (32, 64, 96, 128),  # batches are cut to the least
-        'eval_batch_size': 128,
+        'vocab_size': 30522,  # without both: one is made of the train texts
+        'seq_len': 128,  # longer texts are cut, pairs longest first
+        'length_buckets': (32, 64, 96, 128),  # lengths batches are cut to
+        'eval_batch_size': 128,  # rows, over all devices
         'predict_test': True,  # write the leaderboard's files
       },
     }
