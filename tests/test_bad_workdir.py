@@ -150,7 +150,7 @@ LOGS = {
   'with another line in its log': (
     logged(lambda data: data + b'3\n'),
     [],
-    'metrics.jsonl, line 3 is damaged',
+    'metrics.jsonl, line 5 is damaged',
   ),
   'with a line of no step in its log': (
     logged(lambda data: b'{"a": 1}\n' + data),
