@@ -1,0 +1,40 @@
+"""Writes `oldest.txt`, the lower bounds of `pyproject.toml` as constraints.
+
+  python tests/write_oldest.py
+  PIP_CONSTRAINT=tests/oldest.txt make test
+
+The second command tests what the bounds promise. It wants a fresh `.venv` and
+the oldest Python. Tools of the `dev` extra are not bound.
+"""
+
+import pathlib
+import tomllib
+
+from packaging.requirements import Requirement
+
+PATH = pathlib.Path(__file__).with_name('oldest.txt')
+PYPROJECT = PATH.parents[1] / 'pyproject.toml'
+
+
+def constraints(pyproject: str) -> str:
+  """The lower bounds of the dependencies, one a line.
+
+  Args:
+    pyproject: the content of `pyproject.toml`.
+
+  Raises:
+    ValueError: if a dependency has anything but one lower bound.
+  """
+  lines = ['# Written by tests/write_oldest.py.']
+  for text in tomllib.loads(pyproject)['project']['dependencies']:
+    requirement = Requirement(text)
+    bounds = list(requirement.specifier)
+    if [bound.operator for bound in bounds] != ['>=']:
+      raise ValueError(f'{text!r} should have one lower bound and no other')
+    marker = f' ; {requirement.marker}' if requirement.marker else ''
+    lines.append(f'{requirement.name}=={bounds[0].version}{marker}')
+  return '\n'.join(lines) + '\n'
+
+
+if __name__ == '__main__':
+  PATH.write_text(constraints(PYPROJECT.read_text(encoding='utf-8')))
