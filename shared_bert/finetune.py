@@ -64,6 +64,7 @@ def finetune(
   tokenizer = task_data.open_tokenizer(config, loaded, workdir)
   data = task_data.encode(loaded, tokenizer, config.data.seq_len)
   fingerprint = glue.fingerprint(data.splits)
+  described = task_data.describe(data, tokenizer, config.data.seq_len)
   if options.dry_run:
     data = data.head(config.data.eval_batch_size)
   task, labels = data.task, data.labels
@@ -99,7 +100,7 @@ def finetune(
     warmup_steps=warmup,
     num_rows=rows.num_rows,
     data=[
-      *task_data.describe(data, tokenizer, config.data.seq_len),
+      *described,
       f'starts from {config.init_from or "fresh parameters"}',
     ],
   )
