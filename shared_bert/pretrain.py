@@ -12,6 +12,7 @@ from shared_bert.data import batches as batches_lib
 from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import toy
 from shared_bert.data.corpus import Corpus
+from shared_bert.errors import UserError
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import parameters
 from shared_bert.training import mesh as mesh_lib
@@ -49,8 +50,7 @@ def pretrain(
     return finished
 
   # What can be known before text is prepared, which may take hours.
-  if config.init_from:
-    open_checkpoint(config.init_from)
+  start = open_checkpoint(config.init_from) if config.init_from else None
   mesh = mesh_lib.make_mesh()
   train = config.train
   mesh_lib.check_batch_size(
@@ -60,6 +60,11 @@ def pretrain(
   # Data: rows of tokens, the same for every run on this corpus.
   corpus = open_corpus(config)
   tokenizer = corpus.tokenizer
+  if start and start.metadata.get('tokenizer_sha256') != tokenizer.sha256:
+    raise UserError(
+      f'init_from={config.init_from} has another vocabulary than the text: '
+      f'prepare it with that one, {start.path / "vocab.txt"}.'
+    )
   rows = batches_lib.Rows(
     {'input_ids': corpus.train}, train.batch_size, config.seed
   )

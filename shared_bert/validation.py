@@ -84,7 +84,7 @@ def validate(config: ConfigDict) -> None:
   if 'attentions' in config:
     _validate_quickstart(config)
     return
-  is_pretraining = 'mask_ratio' in (config.get('data') or ())
+  is_pretraining = 'data.mask_ratio' in flatten(config.to_dict())
   kind = 'pretrain' if is_pretraining else 'finetune'
   defaults = {
     'pretrain': config_lib.pretrain_defaults,
@@ -190,11 +190,21 @@ def _validate_pretrain(config: ConfigDict) -> None:
   _check_source(config, ('text', 'toy'))
   if train.steps is None and train.epochs is None:
     raise UserError('set train.steps or train.epochs: how long to train.')
+  if data.source == 'toy' and (data.text or data.corpus):
+    raise UserError(
+      'data.text and data.corpus are only read with data.source=text, and '
+      'data.source is toy: set one or the other.'
+    )
   if data.source == 'text' and bool(data.corpus) == bool(data.text):
     raise UserError(
       'set data.corpus to a folder that `python -m shared_bert.prepare` '
       'wrote, or data.text to your text files (such as "books/*.txt"), and '
       'only one of them.'
+    )
+  if data.vocab and not data.text:
+    raise UserError(
+      f'data.vocab={data.vocab} is only read with data.text: a corpus has its '
+      'vocabulary. Leave it out.'
     )
 
 
@@ -226,18 +236,38 @@ def _validate_task(config: ConfigDict) -> None:
           f'data.{key} is not set: own data needs data.train_file and '
           'data.dev_file, and may have data.test_file.'
         )
-  if data.source != 'files' and (data.train_file or data.dev_file):
+  if data.source != 'files' and (
+    data.train_file or data.dev_file or data.test_file
+  ):
     raise UserError(
-      'data.train_file and data.dev_file are only read with '
-      f'data.source=files, and data.source is {data.source}.'
+      'data.train_file, data.dev_file and data.test_file are only read with '
+      f'data.source=files, and data.source is {data.source}: set one or the '
+      'other.'
+    )
+  if data.splits and config.job != 'eval':
+    raise UserError(
+      f'data.splits={tuple(data.splits)} is only read with job=eval: leave it '
+      'out.'
+    )
+  if data.vocab and (config.init_from or data.source == 'toy'):
+    raise UserError(
+      f'data.vocab={data.vocab} is only read where a model starts from '
+      'nothing: a checkpoint has its vocabulary, and so has the toy. Leave it '
+      'out.'
     )
   if not 1 <= len(data.text_columns) <= 2:
     raise UserError(
       f'data.text_columns={tuple(data.text_columns)} must name one column or '
       'two.'
     )
-  if data.source in ('tfds', 'local') and data.task != 'all':
-    get_task(data.task)
+  if data.source in ('tfds', 'local'):
+    if data.task != 'all':
+      get_task(data.task)
+  elif data.task == 'all':
+    raise UserError(
+      'data.task=all trains the tasks of GLUE, which come from '
+      f'data.source=tfds or local, not from {data.source}.'
+    )
   if len(set(config.seeds)) != len(config.seeds):
     raise UserError(f'seeds={tuple(config.seeds)} names a seed twice.')
   if any(not 0 <= seed < 2**32 for seed in config.seeds):

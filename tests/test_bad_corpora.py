@@ -128,6 +128,23 @@ def test_a_corpus_of_other_rows_is_refused(commands, text, corpus, tmp_path):
   assert_refused(done, ['made with other seq_len', 'name another output'])
 
 
+def test_a_corpus_of_another_vocabulary_is_not_trained_on(
+  commands, text, corpus, pretrained, tmp_path
+):
+  vocabulary = (corpus / 'vocab.txt').read_text().splitlines()
+  vocabulary[5:7] = vocabulary[6:4:-1]
+  (tmp_path / 'vocab.txt').write_text('\n'.join(vocabulary) + '\n')
+  argv = [f'--input={text}', f'--output={tmp_path / "c"}', '--seq_len=16']
+  done = commands.run('prepare', *argv, f'--vocab={tmp_path / "vocab.txt"}')
+  assert done.code == 0, done.err
+  flags = corpus_flags(text, tmp_path / 'c')
+  for more in ([], ['--config.job=eval']):
+    workdir = f'--workdir={tmp_path / "run"}'
+    more = [*more, f'--config.init_from={pretrained}', workdir]
+    done = commands.run('main', *flags, *more)
+    assert_refused(done, ['another vocabulary than', str(pretrained)])
+
+
 @pytest.mark.parametrize(
   ('flag', 'words'),
   [

@@ -225,6 +225,21 @@ MAIN = {
     f'{PRETRAIN} --config.data.text=a.txt --config.data.corpus=b',
     'only one of them',
   ),
+  'text beside the toy': (
+    f'{TOY} --config.data.corpus=b',
+    'data.corpus',
+    'data.source=text',
+  ),
+  'a vocabulary beside a corpus': (
+    f'{PRETRAIN} --config.data.corpus=b --config.data.vocab=vocab.txt',
+    'data.vocab=vocab.txt',
+    'Leave it out',
+  ),
+  'a vocabulary beside a checkpoint': (
+    f'{GLUE} --config.init_from=x --config.data.vocab=vocab.txt',
+    'data.vocab=vocab.txt',
+    'a checkpoint has its vocabulary',
+  ),
   'an unknown job': (f'{TOY} --config.job=sing', "job='sing'", 'job=pretrain'),
   'the other job': (
     f'{TOY} --config.job=finetune',
@@ -252,6 +267,17 @@ MAIN = {
     f'{GLUE} --config.data.train_file=a.csv',
     'data.train_file',
     'data.source=files',
+  ),
+  'splits that are not chosen': (
+    f'{GLUE} --config.data.splits=dev',
+    "data.splits=('dev',)",
+    'job=eval',
+  ),
+  'all tasks of the toy': (
+    '--config=configs/cola.py:size=tiny --config.data.source=toy '
+    '--config.data.task=all',
+    'data.task=all',
+    'tfds or local',
   ),
   'three columns': (
     f'{OWN} --config.data.train_file=a.csv --config.data.dev_file=b.csv '

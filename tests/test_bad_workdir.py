@@ -190,6 +190,25 @@ def test_a_workdir_that_does_not_fit_is_refused_and_kept(
   assert snapshot(tmp_path) == before
 
 
+def test_other_data_under_the_same_name_are_not_trained_on(
+  commands, flags, glue, finished, tmp_path
+):
+  workdir = tmp_path / 'run'
+  shutil.copytree(finished, workdir)
+  unfinished(workdir)
+  shutil.copytree(glue, tmp_path / 'glue')
+  train = tmp_path / 'glue' / 'CoLA' / 'train.tsv'
+  train.write_text(train.read_text().replace('dog', 'fox', 1))
+  known = workdir / 'config.json'
+  known.write_text(known.read_text().replace(str(glue), f'{tmp_path}/glue'))
+  argv = [*flags, f'--config.data.glue_dir={tmp_path / "glue"}']
+  before = snapshot(tmp_path)
+  done = commands.run('main', *argv, f'--workdir={workdir}')
+  words = [str(workdir), 'another data fingerprint', 'bring the old data back']
+  assert_refused(done, words, planned=True)
+  assert snapshot(tmp_path) == before
+
+
 @pytest.mark.parametrize('below', ['', 'run'])
 def test_a_file_in_place_of_a_workdir_is_refused(
   below, commands, flags, tmp_path

@@ -6,7 +6,11 @@ import fcntl
 import pytest
 
 from shared_bert.errors import UserError
-from shared_bert.training.workdir import alone_in_workdir, claim
+from shared_bert.training.workdir import (
+  alone_in_workdir,
+  claim,
+  claim_for_several,
+)
 
 SETTINGS = {'seed': 0, 'train': {'batch_size': 32, 'log_every': 10}}
 
@@ -24,6 +28,17 @@ def test_how_a_run_is_watched_may_change_but_not_what_it_computes(tmp_path):
 def test_a_workdir_where_nothing_happened_is_free(tmp_path):
   assert claim(tmp_path, SETTINGS) is None
   assert claim(tmp_path, SETTINGS | {'seed': 1}) is None
+
+
+def test_several_runs_are_not_put_over_a_single_one(tmp_path):
+  claim(tmp_path, SETTINGS)
+  claim_for_several(tmp_path)  # nothing happened there
+  (tmp_path / 'cola').mkdir()
+  claim_for_several(tmp_path)
+  claim(tmp_path / 'run', SETTINGS)
+  (tmp_path / 'run' / 'metrics.jsonl').touch()
+  with pytest.raises(UserError, match='holds a single run'):
+    claim_for_several(tmp_path / 'run')
 
 
 @alone_in_workdir

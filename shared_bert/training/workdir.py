@@ -147,6 +147,14 @@ def alone_in_workdir(job: Callable[..., Any]) -> Callable[..., Any]:
   return held
 
 
+def _has_begun(workdir: pathlib.Path) -> bool:
+  """Whether a folder holds more than the settings of a run."""
+  return any(
+    path.name != 'config.json' and not path.name.startswith('.')
+    for path in workdir.iterdir()
+  )
+
+
 def claim_for_several(workdir: pathlib.Path) -> None:
   """Refuses the folder of a single run, whose results would be written over.
 
@@ -156,11 +164,13 @@ def claim_for_several(workdir: pathlib.Path) -> None:
   Raises:
     UserError: if it holds a single run.
   """
-  if (workdir / 'config.json').exists():
+  known = workdir / 'config.json'
+  if known.exists() and _has_begun(workdir):
     raise UserError(
       f'{workdir} holds a single run, and this is several: use another '
       '--workdir.'
     )
+  known.unlink(missing_ok=True)
 
 
 def claim(workdir: pathlib.Path, config: dict) -> dict | None:
@@ -182,11 +192,7 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
   """
   _make(workdir)
   known, results = workdir / 'config.json', workdir / 'results.json'
-  has_begun = any(
-    path != known and not path.name.startswith('.')
-    for path in workdir.iterdir()
-  )
-  if known.exists() and has_begun:
+  if known.exists() and _has_begun(workdir):
     before = flatten(
       _read_json(
         known,
