@@ -1,7 +1,6 @@
 """What all commands do alike: refusals, configs, help, exit codes."""
 
 import errno
-import json
 import os
 import shlex
 import subprocess
@@ -12,7 +11,6 @@ import pytest
 from shared_bert import command_line
 from shared_bert.errors import UserError
 from tests.bad_input import ROOT, assert_refused
-from tests.tiny_jobs import SMALL
 
 TOY = '--config=configs/pretrain.py:size=tiny --config.data.source=toy'
 
@@ -263,15 +261,3 @@ def test_a_reader_that_leaves_is_no_bug():
   assert done.returncode == 1
   assert done.stderr.startswith('error: nobody reads the output')
   assert done.stderr.count('\n') == 1
-
-
-def test_the_quickstart_ends_with_its_table(commands, tmp_path):
-  argv = ['--config=configs/quickstart.py', f'--workdir={tmp_path}']
-  argv += ['--config.attentions=shared']
-  for part in ('pretrain', 'finetune'):
-    argv += [f'--config.{part}.model.{k}={v}' for k, v in SMALL.items()]
-    argv += [f'--config.{part}.train.steps=2', f'--config.{part}.tensorboard=0']
-  done = commands.run('main', *argv)
-  assert done.code == 0, done.err
-  assert 'shared' in done.out.splitlines()[-5]
-  assert json.loads((tmp_path / 'results.json').read_text())['shared']

@@ -200,7 +200,8 @@ def test_commands_of_the_documents_work_in_their_order(
       if arguments is None:
         continue
       config = parse(arguments, monkeypatch)
-      if words[0] in ('launch/local_gpu.sh', 'launch/tpu_vm.sh'):
+      needs_more = words[0] in ('launch/local_gpu.sh', 'launch/tpu_vm.sh')
+      if needs_more or config.job == 'quickstart':  # which has its own test
         continue
       arguments = shortened(arguments, config)
       workdirs = [w for w in arguments if w.startswith('--workdir=')]
@@ -241,6 +242,13 @@ def test_the_quickstart_goes_through(place, one_device, monkeypatch, capsys):
   shown = capsys.readouterr()
   assert code == 0, shown.err
   assert 'unseen compositions' in shown.out
+
+
+@pytest.mark.parametrize('path', DOCUMENTS, ids=name_of)
+def test_commands_of_a_page_are_valid(path, monkeypatch):
+  for words in commands(path):
+    if (arguments := as_job(words)) is not None:
+      parse(arguments, monkeypatch)
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda p: p.stem)
