@@ -1,7 +1,8 @@
-"""The keys of a run, their defaults, and what cannot work.
+"""The keys of a run and their defaults.
 
 Every config starts from `pretrain_defaults` or `finetune_defaults` and is
-locked: a key that is not here is an error.
+locked: a key that is not here is an error. `validation.py` refuses what cannot
+work.
 """
 
 import ast
@@ -10,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from shared_bert.data.glue_tasks import TASKS, get_task
+from shared_bert.data.glue_tasks import TASKS
 from shared_bert.errors import UserError
 from shared_bert.model.config import BertConfig
 
@@ -180,6 +181,10 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     UserError: for a key that is not there or a value of another type.
   """
   values = ConfigDict(defaults)
+  if arg and not defaults:
+    raise UserError(
+      f'--config=…:{arg}: this config takes nothing after the colon.'
+    )
   for item in filter(None, (arg or '').split(',')):
     key, equals, text = item.partition('=')
     if key not in defaults or not equals:
@@ -237,145 +242,6 @@ def warmup_steps(config: ConfigDict, total: int) -> int:
   if config.train.warmup_steps is not None:
     return config.train.warmup_steps
   return int(config.train.warmup_ratio * total)
-
-
-_AT_LEAST_ONE = (
-  'train.batch_size',
-  'train.accumulation',
-  'train.log_every',
-  'train.keep_checkpoints',
-  'data.seq_len',
-)
-_NOT_NEGATIVE = (
-  'train.learning_rate',
-  'train.warmup_ratio',
-  'train.weight_decay',
-  'train.clip_norm',
-  'train.eval_every',
-  'train.checkpoint_every',
-)
-
-
-def _get(config: ConfigDict, key: str) -> Any:
-  for part in key.split('.'):
-    config = config[part]
-  return config
-
-
-def validate(config: ConfigDict) -> None:
-  """Refuses what cannot work, before anything is read or compiled.
-
-  Raises:
-    UserError: naming the key and the mend.
-  """
-  if config.job == 'quickstart':
-    for part in (config.pretrain, config.finetune):
-      validate(part)
-    return
-  if config.job not in ('pretrain', 'finetune', 'eval'):
-    raise UserError(
-      f'job={config.job!r} is not known: use pretrain, finetune or eval.'
-    )
-  for key in _AT_LEAST_ONE:
-    if _get(config, key) < 1:
-      raise UserError(f'{key}={_get(config, key)} must be at least 1.')
-  for key in _NOT_NEGATIVE:
-    if (_get(config, key) or 0) < 0:
-      raise UserError(f'{key}={_get(config, key)} must not be negative.')
-  train, data = config.train, config.data
-  is_pretraining = 'mask_ratio' in data
-  if is_pretraining and train.steps is None and train.epochs is None:
-    raise UserError('set train.steps or train.epochs: how long to train.')
-  length = train.epochs if train.steps is None else train.steps
-  if length is not None and length <= 0:
-    raise UserError('train.steps or train.epochs must be above 0.')
-  if train.batch_size % train.accumulation:
-    raise UserError(
-      f'train.batch_size={train.batch_size} cannot be cut into '
-      f'train.accumulation={train.accumulation} equal parts.'
-    )
-  sources = ('text', 'toy') if is_pretraining else TASK_SOURCES
-  if data.source not in sources:
-    raise UserError(
-      f'data.source={data.source!r} is not known here: use '
-      f'{" or ".join(sources)}.'
-    )
-  # The values of the model's keys, with any vocabulary.
-  model_config(config, 1000, 'cpu')
-  if config.job == 'eval' and not config.init_from:
-    raise UserError(
-      'job=eval needs init_from: the workdir or checkpoint to evaluate.'
-    )
-  if is_pretraining:
-    _validate_pretrain(config)
-  else:
-    _validate_task(config)
-
-
-def _validate_pretrain(config: ConfigDict) -> None:
-  data = config.data
-  if not 0 < data.mask_ratio < 1:
-    raise UserError(f'data.mask_ratio={data.mask_ratio} must be in (0, 1).')
-  if data.source == 'text' and bool(data.corpus) == bool(data.text):
-    raise UserError(
-      'set data.corpus to a folder that `python -m shared_bert.prepare` '
-      'wrote, or data.text to your text files (such as "books/*.txt"), and '
-      'only one of them.'
-    )
-
-
-def _validate_task(config: ConfigDict) -> None:
-  data = config.data
-  if config.train.early_stopping < 0:
-    raise UserError(
-      f'train.early_stopping={config.train.early_stopping} must not be '
-      'negative.'
-    )
-  if data.source == 'local' and not data.glue_dir:
-    raise UserError(
-      'data.glue_dir is not set: name the folder that holds CoLA, SST-2, '
-      'MRPC and the others in the layout of the official GLUE archives.'
-    )
-  if data.glue_dir and data.source != 'local':
-    raise UserError(
-      f'data.glue_dir={data.glue_dir} is only read with data.source=local, '
-      f'and data.source is {data.source}: set one or the other.'
-    )
-  if data.source == 'files' and config.job != 'eval':
-    for key in ('train_file', 'dev_file'):
-      if not data[key]:
-        raise UserError(
-          f'data.{key} is not set: own data needs data.train_file and '
-          'data.dev_file, and may have data.test_file.'
-        )
-  if data.source != 'files' and (data.train_file or data.dev_file):
-    raise UserError(
-      'data.train_file and data.dev_file are only read with '
-      f'data.source=files, and data.source is {data.source}.'
-    )
-  if not 1 <= len(data.text_columns) <= 2:
-    raise UserError(
-      f'data.text_columns={tuple(data.text_columns)} must name one column or '
-      'two.'
-    )
-  if data.source in ('tfds', 'local') and data.task != 'all':
-    get_task(data.task)
-  if len(set(config.seeds)) != len(config.seeds):
-    raise UserError(f'seeds={tuple(config.seeds)} names a seed twice.')
-  if config.from_mnli and data.task != 'all':
-    raise UserError(
-      'from_mnli needs data.task=all, which trains MNLI; with one task set '
-      'init_from to the workdir of an MNLI run.'
-    )
-  if config.job == 'eval' and (data.task == 'all' or config.seeds):
-    raise UserError(
-      'job=eval evaluates one checkpoint on one task: set data.task and leave '
-      'seeds empty.'
-    )
-  if list(data.length_buckets) != sorted(set(data.length_buckets)):
-    raise UserError(
-      f'data.length_buckets={data.length_buckets} must rise from short to long.'
-    )
 
 
 def tasks_of(config: ConfigDict) -> list[str]:

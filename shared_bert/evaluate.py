@@ -26,6 +26,7 @@ from shared_bert.training.run import Options
 from shared_bert.training.step_folders import Checkpoint
 
 
+@workdir_lib.alone_in_workdir
 def evaluate(
   config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
 ) -> dict[str, Any]:
@@ -79,6 +80,7 @@ def evaluate(
       'seconds': time.monotonic() - started,
       **found,
     },
+    options,
   )
 
 
@@ -122,7 +124,12 @@ def _score_task(
   options: Options,
 ) -> dict[str, Any]:
   """Splits of a task; those without labels are predicted."""
-  labels = checkpoint.metadata['label_names']
+  labels = checkpoint.metadata.get('label_names')
+  if labels is None:
+    raise UserError(
+      f'init_from={config.init_from} does not say what its classes mean: it '
+      'was saved by an earlier version; fine-tune again.'
+    )
   loaded = task_data.load_task(config.data, evaluating=True, label_names=labels)
   if list(loaded.task.label_names) != labels:
     raise UserError(

@@ -24,6 +24,7 @@ from shared_bert.training.loop import LoopSettings
 from shared_bert.training.run import Options
 
 
+@workdir_lib.alone_in_workdir
 def finetune(
   config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
 ) -> dict[str, Any]:
@@ -48,14 +49,7 @@ def finetune(
     run_lib.show(workdir, finished)
     return finished
 
-  # Data: every split as padded rows; unlabelled ones are only predicted.
-  loaded = task_data.load_task(config.data)
-  tokenizer = task_data.open_tokenizer(config, loaded, workdir)
-  data = task_data.encode(loaded, tokenizer, config.data.seq_len)
-  fingerprint = glue.fingerprint(data.splits)
-  if options.dry_run:
-    data = data.head(config.data.eval_batch_size)
-  task, labels = data.task, data.labels
+  # Devices that can share the batches.
   mesh = mesh_lib.make_mesh()
   train = config.train
   mesh_lib.check_batch_size(
@@ -64,6 +58,16 @@ def finetune(
   mesh_lib.check_batch_size(
     'data.eval_batch_size', config.data.eval_batch_size, mesh
   )
+
+  # Data: every split as padded rows; unlabelled ones are only predicted.
+  loaded = task_data.load_task(config.data)
+  tokenizer = task_data.open_tokenizer(config, loaded, workdir)
+  data = task_data.encode(loaded, tokenizer, config.data.seq_len)
+  fingerprint = glue.fingerprint(data.splits)
+  described = task_data.describe(data, tokenizer, config.data.seq_len)
+  if options.dry_run:
+    data = data.head(config.data.eval_batch_size)
+  task, labels = data.task, data.labels
   rows = batches_lib.Rows(
     data.arrays['train'],
     train.batch_size,
@@ -96,7 +100,7 @@ def finetune(
     warmup_steps=warmup,
     num_rows=rows.num_rows,
     data=[
-      *task_data.describe(data, tokenizer, config.data.seq_len),
+      *described,
       f'starts from {config.init_from or "fresh parameters"}',
     ],
   )
@@ -124,7 +128,7 @@ def finetune(
       rows, start, stop, lambda batch: mesh_lib.place_batch(mesh, batch)
     ),
     evaluate=task_model.evaluate,
-    describe=task_model.describe,
+    attention_entropy=task_model.attention_entropy,
     identity={
       'data_fingerprint': fingerprint,
       'tokenizer_sha256': tokenizer.sha256,
@@ -158,4 +162,5 @@ def finetune(
         outcome.evaluation, majority, sizes
       ),
     },
+    options,
   )

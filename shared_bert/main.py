@@ -9,13 +9,12 @@ import importlib
 import pathlib
 import sys
 import tempfile
-import traceback
+from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
-from shared_bert import config as config_lib
-from shared_bert.errors import Preempted, UserError
+from shared_bert import command_line, validation
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -30,8 +29,6 @@ _WORKDIR = flags.DEFINE_string(
   'Folder of the run: checkpoints, metrics, results. A run is resumed by the '
   'same command. Default: runs/ and the name of the config.',
 )
-
-
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
   False,
@@ -41,11 +38,6 @@ _PROFILE = flags.DEFINE_string(
   'profile',
   None,
   'START:STOP, the training steps to trace for xprof, counted from 1.',
-)
-
-
-_VERBOSE = flags.DEFINE_bool(
-  'verbose', False, 'Show the traceback of every error.'
 )
 
 
@@ -73,7 +65,14 @@ def _run_job(config, workdir: pathlib.Path) -> None:
   )
 
 
-def run(argv: list[str]) -> int:
+def _command() -> None:
+  config, path = command_line.config_of(_CONFIG)
+  validation.validate(config)
+  name = pathlib.Path(path).stem
+  _run_job(config, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / name))
+
+
+def run(argv: Sequence[str]) -> int:
   """Parses flags, runs the job, turns errors into sentences.
 
   Args:
@@ -82,46 +81,7 @@ def run(argv: list[str]) -> int:
   Returns:
     The exit code.
   """
-  try:
-    rest = flags.FLAGS(argv)
-  except (
-    flags.Error,
-    UserError,
-    KeyError,
-    AttributeError,
-    TypeError,
-    ValueError,
-    FileNotFoundError,
-  ) as error:
-    text = error.args[0] if isinstance(error, KeyError) else error
-    print(f'error: {text}', file=sys.stderr)
-    return 1
-  try:
-    if len(rest) > 1:
-      raise UserError(f'{rest[1]!r} is not a flag: --config=… --workdir=…')
-    if _CONFIG.value is None:
-      raise UserError('name a config: --config=configs/quickstart.py')
-    named = config_flags.get_config_filename(flags.FLAGS['config'])
-    path = pathlib.Path(named.partition(':')[0])
-    if not path.is_file():
-      raise UserError(f'there is no config {path}: see the folder configs.')
-    config = _CONFIG.value
-    config_lib.validate(config)
-    workdir = pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / path.stem)
-    _run_job(config, workdir)
-  except UserError as error:
-    if _VERBOSE.value:
-      traceback.print_exc()
-    print(f'error: {error}', file=sys.stderr)
-    return 1
-  except Preempted as error:
-    print(error, file=sys.stderr)
-    return 75
-  except Exception:
-    traceback.print_exc()
-    print('error: this is a bug of shared_bert, not of yours.', file=sys.stderr)
-    return 2
-  return 0
+  return command_line.run(_command, argv)
 
 
 if __name__ == '__main__':

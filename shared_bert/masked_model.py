@@ -135,8 +135,8 @@ class MaskedModel:
     return Evaluation({'heldout': sums | {'perplexity': perplexity}})
 
   @functools.cached_property
-  def describe(self) -> Callable[[Any], dict[str, float]]:
+  def attention_entropy(self) -> Callable[[Any], dict[str, float]]:
     """Parameters to numbers about attention on held-out rows, unmasked."""
-    return evaluation_lib.describe_attention(
+    return evaluation_lib.watch_attention(
       self._model, next(self._heldout_batches(), None)
     )

@@ -13,11 +13,11 @@ import hashlib
 import json
 import pathlib
 import sys
-import traceback
 from collections.abc import Sequence
 
-from absl import app, flags
+from absl import flags
 
+from shared_bert import command_line
 from shared_bert.data import preparation, text_files
 from shared_bert.data.corpus import Corpus
 from shared_bert.data.preparation import NewVocabulary
@@ -93,7 +93,7 @@ def prepare(
       'to train one on the text; not both and not neither.'
     )
   return preparation.prepare_corpus(
-    _find(patterns),
+    _find(patterns, '--input'),
     pathlib.Path(output),
     tokenizer,
     seq_len,
@@ -127,7 +127,7 @@ def prepare_text(
     UserError: as `prepare`.
   """
   patterns = _split(text)
-  hashes = [text_files.file_hash(path) for path in _find(patterns)]
+  hashes = [text_files.file_hash(path) for path in _find(patterns, 'data.text')]
   origin = Tokenizer.load(vocab).sha256 if vocab else vocab_size
   identity = json.dumps([hashes, origin, seq_len]).encode('ascii')
   name = f'corpus-{hashlib.sha256(identity).hexdigest()[:12]}'
@@ -147,60 +147,54 @@ def _split(text: str) -> list[str]:
   return [part.strip() for part in text.split(',') if part.strip()]
 
 
-def _find(patterns: Sequence[str]) -> list[pathlib.Path]:
-  """The files of all patterns, each once, sorted within a pattern."""
+def _find(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
+  """The files of all patterns, each once; `key` is what named them."""
   found: dict[pathlib.Path, None] = {}
   for pattern in patterns:
     if pattern.startswith('tfds:'):
       raise UserError(
-        f'--input={pattern}: only text files can be prepared yet; write the '
+        f'{key}={pattern}: only text files can be prepared yet; write the '
         'text to files, a blank line between documents.'
       )
     paths = [pathlib.Path(name) for name in sorted(glob.glob(pattern))]
     paths = [path for path in paths if path.is_file()]
     if not paths:
       raise UserError(
-        f'--input={pattern}: there is no such file; patterns are relative to '
+        f'{key}={pattern}: there is no such file; patterns are relative to '
         f'{pathlib.Path.cwd()}.'
       )
     found.update(dict.fromkeys(paths))
   if not found:
-    raise UserError('No --input is given: name the text files to prepare.')
+    raise UserError(f'no {key} is given: name the text files to prepare.')
   return list(found)
 
 
-def main(argv: Sequence[str]) -> int:
+def _command() -> None:
+  if not _OUTPUT.value:
+    raise UserError('no --output is given: name the folder to make.')
+  prepare(
+    _INPUT.value,
+    _OUTPUT.value,
+    vocab=_VOCAB.value,
+    vocab_size=_VOCAB_SIZE.value,
+    seq_len=_SEQ_LEN.value,
+    lowercase=_LOWERCASE.value,
+    workers=_WORKERS.value,
+    heldout_fraction=_HELDOUT_FRACTION.value,
+  )
+
+
+def run(argv: Sequence[str]) -> int:
   """The command; see the top of the file.
 
   Args:
-    argv: the program and what is left of the command line after the flags.
+    argv: of the process.
 
   Returns:
-    The exit code: 0 done, 1 the user can mend it, 2 a bug of ours.
+    The exit code.
   """
-  try:
-    if len(argv) > 1:
-      raise UserError(f'Not a flag: {argv[1]!r}; flags are --name=value.')
-    if not _OUTPUT.value:
-      raise UserError('No --output is given: name the folder to make.')
-    prepare(
-      _INPUT.value,
-      _OUTPUT.value,
-      vocab=_VOCAB.value,
-      vocab_size=_VOCAB_SIZE.value,
-      seq_len=_SEQ_LEN.value,
-      lowercase=_LOWERCASE.value,
-      workers=_WORKERS.value,
-      heldout_fraction=_HELDOUT_FRACTION.value,
-    )
-  except (UserError, OSError) as error:  # a full disk is the user's to mend
-    print(f'prepare: {error}', file=sys.stderr)
-    return 1
-  except Exception:
-    traceback.print_exc()
-    return 2
-  return 0
+  return command_line.run(_command, argv)
 
 
 if __name__ == '__main__':
-  app.run(main)
+  sys.exit(run(sys.argv))

@@ -12,17 +12,20 @@ from shared_bert.data import batches as batches_lib
 from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import toy
 from shared_bert.data.corpus import Corpus
+from shared_bert.errors import UserError
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import parameters
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
+from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
 from shared_bert.training.run import Options
 
 
+@workdir_lib.alone_in_workdir
 def pretrain(
   config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
 ) -> dict[str, Any]:
@@ -46,14 +49,22 @@ def pretrain(
     run_lib.show(workdir, finished)
     return finished
 
-  # Data: rows of tokens, the same for every run on this corpus.
-  corpus = open_corpus(config)
-  tokenizer = corpus.tokenizer
+  # What can be known before text is prepared, which may take hours.
+  start = open_checkpoint(config.init_from) if config.init_from else None
   mesh = mesh_lib.make_mesh()
   train = config.train
   mesh_lib.check_batch_size(
     'train.batch_size', train.batch_size, mesh, train.accumulation
   )
+
+  # Data: rows of tokens, the same for every run on this corpus.
+  corpus = open_corpus(config)
+  tokenizer = corpus.tokenizer
+  if start and start.metadata.get('tokenizer_sha256') != tokenizer.sha256:
+    raise UserError(
+      f'init_from={config.init_from} has another vocabulary than the text: '
+      f'prepare it with that one, {start.path / "vocab.txt"}.'
+    )
   rows = batches_lib.Rows(
     {'input_ids': corpus.train}, train.batch_size, config.seed
   )
@@ -115,7 +126,7 @@ def pretrain(
       rows, start, stop, masked_model.place
     ),
     evaluate=masked_model.evaluate,
-    describe=masked_model.describe,
+    attention_entropy=masked_model.attention_entropy,
     identity={
       'data_fingerprint': corpus.fingerprint,
       'tokenizer_sha256': tokenizer.sha256,
@@ -135,6 +146,7 @@ def pretrain(
       'metrics': outcome.evaluation,
       'data_fingerprint': corpus.fingerprint,
     },
+    options,
   )
 
 

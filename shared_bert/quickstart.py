@@ -8,11 +8,12 @@ from ml_collections import ConfigDict
 
 from shared_bert.finetune import finetune
 from shared_bert.pretrain import pretrain
+from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.logging import say
 from shared_bert.training.run import Options
-from shared_bert.training.workdir import write_json
 
 
+@workdir_lib.alone_in_workdir
 def quickstart(
   config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
 ) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def quickstart(
     UserError: for what the user can mend.
     Preempted: after a signal, once the state is saved.
   """
+  workdir_lib.claim_for_several(workdir)
   table = {}
   for attention in config.attentions:
     folder = workdir / attention
@@ -47,7 +49,7 @@ def quickstart(
       'unseen': after['metrics']['test']['accuracy'],
       'majority': after['majority']['test'],
     }
-  write_json(workdir / 'results.json', table)
+  workdir_lib.write_json(workdir / 'results.json', table)
   _show(table, workdir)
   return table
 

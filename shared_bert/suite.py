@@ -10,19 +10,21 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert.data.glue_tasks import TASKS
+from shared_bert.data import glue
+from shared_bert.data.glue import TASKS
 from shared_bert.errors import UserError
 from shared_bert.finetune import finetune
 from shared_bert.training import metrics as metrics_lib
+from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.logging import say
 from shared_bert.training.run import Options
-from shared_bert.training.workdir import write_json
 
 # Tasks that gain from starting at the MNLI model: Liu et al. 2019 (RoBERTa,
 # arXiv 1907.11692), section 5.1; Phang et al. 2018 (arXiv 1811.01088).
 STARTED_FROM_MNLI = ('rte', 'mrpc', 'stsb')
 
 
+@workdir_lib.alone_in_workdir
 def suite(
   config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
 ) -> dict[str, Any]:
@@ -44,7 +46,11 @@ def suite(
     UserError: for what the user can mend.
     Preempted: after a signal, once the state of the run is saved.
   """
+  workdir_lib.claim_for_several(workdir)
   tasks = config_lib.tasks_of(config)
+  # The last task's files are not missed after days of training on the others.
+  for task in tasks if config.data.source == 'local' else ():
+    glue.check_files(task, config.data.glue_dir)
   seeds = list(config.seeds) or [config.seed]
   runs: dict[str, dict[int, dict[str, Any]]] = {task: {} for task in tasks}
   for seed in seeds:
@@ -81,7 +87,7 @@ def suite(
       (workdir / task / f'seed-{seeds[0]}').glob('predictions/*.tsv')
     )
   ]
-  write_json(workdir / 'results.json', results)
+  workdir_lib.write_json(workdir / 'results.json', results)
   _show(results, workdir)
   if len(tasks) > 1:
     _write_submission(files, workdir / 'submission.zip', seeds[0])

@@ -138,7 +138,8 @@ def load_task(
   wanted = {split: (task, split) for split in task.splits}
   borrowed = {}
   for other in TASKS.values():
-    if other.trained_as == task.name:
+    there = data.source == 'local' or other.is_in_tfds
+    if other.trained_as == task.name and there:
       for split in other.splits:
         borrowed[other.name] = wanted[other.name] = (other, split)
   splits = {}

@@ -124,7 +124,7 @@ class TaskModel:
     return Evaluation(metrics, pictures)
 
   @functools.cached_property
-  def describe(self) -> Callable[[Any], dict[str, float]]:
+  def attention_entropy(self) -> Callable[[Any], dict[str, float]]:
     """Parameters to numbers about attention on the first rows to evaluate."""
     sample = next(
       batches_lib.eval_batches(
@@ -133,7 +133,7 @@ class TaskModel:
         self._config.length_buckets,
       )
     )
-    return evaluation_lib.describe_attention(
+    return evaluation_lib.watch_attention(
       self._model, mesh_lib.place_batch(self._mesh, sample)
     )
 

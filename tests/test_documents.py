@@ -18,7 +18,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from shared_bert import config as config_lib
-from shared_bert import main, prepare
+from shared_bert import main, prepare, validation
 from shared_bert.training import mesh as mesh_lib
 from tests.tiny_jobs import SMALL, sentences
 
@@ -115,7 +115,7 @@ def parse(arguments, monkeypatch):
     rest = flags.FLAGS(argv)
     config = flags.FLAGS.config
   assert rest == argv[:1], f'not flags: {rest[1:]}'
-  config_lib.validate(config)
+  validation.validate(config)
   return config
 
 
@@ -193,7 +193,7 @@ def test_commands_of_the_documents_work_in_their_order(
       if words[:3] == ['python', '-m', 'shared_bert.prepare']:
         monkeypatch.chdir(place)
         with flagsaver.flagsaver():
-          code = prepare.main(flags.FLAGS(['prepare', *words[3:]]))
+          code = prepare.run(['prepare', *words[3:]])
         assert code == 0, f'{here}\n{capsys.readouterr().err}'
         continue
       arguments = as_job(words)

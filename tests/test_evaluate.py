@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from shared_bert import config as config_lib
+from shared_bert import validation
 from shared_bert.errors import UserError
 from shared_bert.evaluate import evaluate
 from shared_bert.finetune import finetune
@@ -19,7 +19,7 @@ def evaluation_of(config, checkpoint, **data):
   config.job = 'eval'
   config.init_from = str(checkpoint)
   config.data.update(data)
-  config_lib.validate(config)
+  validation.validate(config)
   return config
 
 

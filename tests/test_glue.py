@@ -5,26 +5,14 @@ import pytest
 
 from shared_bert import errors
 from shared_bert.data import glue
-
-_MNLI_COLUMNS = (
-  'index promptID pairID genre sentence1_binary_parse sentence2_binary_parse '
-  'sentence1_parse sentence2_parse sentence1 sentence2'
-).split()
-_STSB_COLUMNS = (
-  'index genre filename year old_index source1 source2 sentence1 sentence2'
-).split()
-
-
-def _write(folder, name, rows, end='\n', start='', last=True):
-  """Writes rows (sequences of fields) as the official files do."""
-  folder.mkdir(parents=True, exist_ok=True)
-  text = start + end.join('\t'.join(row) for row in rows)
-  (folder / name).write_bytes((text + (end if last else '')).encode())
-
-
-def _table(columns, *rows):
-  """A header and rows given by column name; other columns are blank."""
-  return [columns, *([row.get(name, '') for name in columns] for row in rows)]
+from tests.glue_files import (
+  MNLI_COLUMNS,
+  MRPC_COLUMNS,
+  QQP_COLUMNS,
+  STSB_COLUMNS,
+  table,
+  write,
+)
 
 
 def test_cola_train_and_dev_have_no_header_and_dev_no_final_newline(tmp_path):
@@ -32,8 +20,8 @@ def test_cola_train_and_dev_have_no_header_and_dev_no_final_newline(tmp_path):
     ('gj04', '1', '', 'He said "go.'),
     ('gj04', '0', '*', 'They "drank the pub.'),
   ]
-  _write(tmp_path / 'CoLA', 'train.tsv', rows)
-  _write(tmp_path / 'CoLA', 'dev.tsv', rows[1:], last=False)
+  write(tmp_path / 'CoLA', 'train.tsv', rows)
+  write(tmp_path / 'CoLA', 'dev.tsv', rows[1:], last=False)
   train = glue.load_split('cola', tmp_path, 'train')
   assert train.text_a == ['He said "go.', 'They "drank the pub.']
   assert train.text_b is None
@@ -47,14 +35,14 @@ def test_cola_train_and_dev_have_no_header_and_dev_no_final_newline(tmp_path):
 
 def test_cola_test_has_a_header_and_its_own_index(tmp_path):
   rows = [('index', 'sentence'), ('7', 'A.'), ('3', 'B.')]
-  _write(tmp_path / 'CoLA', 'test.tsv', rows)
+  write(tmp_path / 'CoLA', 'test.tsv', rows)
   test = glue.load_split('cola', tmp_path, 'test')
   assert (test.text_a, test.ids, test.labels) == (['A.', 'B.'], [7, 3], None)
 
 
 def test_a_line_ends_at_a_line_feed_only(tmp_path):
   rows = [('sentence', 'label'), ('a\u2028b\x85c\x0cd ', '1')]
-  _write(tmp_path / 'SST-2', 'train.tsv', rows)
+  write(tmp_path / 'SST-2', 'train.tsv', rows)
   train = glue.load_split('sst2', tmp_path, 'train')
   assert train.text_a == ['a\u2028b\x85c\x0cd ']
 
@@ -63,14 +51,13 @@ def test_windows_line_ends_and_byte_order_mark_change_nothing(tmp_path):
   rows = [('gj04', '1', '', 'A text is last.'), ('gj04', '0', '*', 'B.')]
   prints = []
   for place, style in (('a', {}), ('b', {'end': '\r\n', 'start': '\ufeff'})):
-    _write(tmp_path / place / 'CoLA', 'dev.tsv', rows, **style)
+    write(tmp_path / place / 'CoLA', 'dev.tsv', rows, **style)
     dev = glue.load_split('cola', tmp_path / place, 'dev')
     assert dev.text_a == ['A text is last.', 'B.']
     prints.append(glue.fingerprint({'dev': dev}))
   assert prints[0] == prints[1]
 
 
-_MRPC = ('Quality', '#1 ID', '#2 ID', '#1 String', '#2 String')
 _MRPC_ROWS = [
   ('1', '10', '11', 'a "b', 'c'),
   ('0', '20', '21', 'd', 'e'),
@@ -79,8 +66,8 @@ _MRPC_ROWS = [
 
 
 def test_mrpc_starts_with_a_byte_order_mark(tmp_path):
-  rows = [_MRPC, *_MRPC_ROWS]
-  _write(tmp_path / 'MRPC', 'train.tsv', rows, start='\ufeff')
+  rows = [MRPC_COLUMNS, *_MRPC_ROWS]
+  write(tmp_path / 'MRPC', 'train.tsv', rows, start='\ufeff')
   train = glue.load_split('mrpc', tmp_path, 'train')
   assert train.text_a == ['a "b', 'd', 'f']
   assert train.text_b == ['c', 'e', 'g']
@@ -89,10 +76,10 @@ def test_mrpc_starts_with_a_byte_order_mark(tmp_path):
 
 def test_mrpc_is_cut_from_the_raw_files_by_the_ids_of_dev(tmp_path):
   folder = tmp_path / 'MRPC'
-  rows = [_MRPC, *_MRPC_ROWS]
-  _write(folder, 'msr_paraphrase_train.txt', rows, start='\ufeff')
-  _write(folder, 'msr_paraphrase_test.txt', rows, start='\ufeff')
-  _write(folder, 'dev_ids.tsv', [('10', '11')])
+  rows = [MRPC_COLUMNS, *_MRPC_ROWS]
+  write(folder, 'msr_paraphrase_train.txt', rows, start='\ufeff')
+  write(folder, 'msr_paraphrase_test.txt', rows, start='\ufeff')
+  write(folder, 'dev_ids.tsv', [('10', '11')])
   train = glue.load_split('mrpc', tmp_path, 'train')
   assert (train.text_a, train.labels.tolist()) == (['d', 'f'], [0, 1])
   dev = glue.load_split('mrpc', tmp_path, 'dev')
@@ -101,24 +88,24 @@ def test_mrpc_is_cut_from_the_raw_files_by_the_ids_of_dev(tmp_path):
   test = glue.load_split('mrpc', tmp_path, 'test')
   assert (test.ids, test.labels) == ([0, 1, 2], None)
   # The official files win where they are there.
-  _write(folder, 'dev.tsv', [_MRPC, _MRPC_ROWS[1]], start='\ufeff')
+  write(folder, 'dev.tsv', [MRPC_COLUMNS, _MRPC_ROWS[1]], start='\ufeff')
   assert glue.load_split('mrpc', tmp_path, 'dev').text_a == ['d']
 
 
 def test_mrpc_dev_ids_of_another_file_are_refused(tmp_path):
   folder = tmp_path / 'MRPC'
-  _write(folder, 'msr_paraphrase_train.txt', [_MRPC, *_MRPC_ROWS])
-  _write(folder, 'dev_ids.tsv', [('10', '11'), ('98', '99')])
+  write(folder, 'msr_paraphrase_train.txt', [MRPC_COLUMNS, *_MRPC_ROWS])
+  write(folder, 'dev_ids.tsv', [('10', '11'), ('98', '99')])
   with pytest.raises(errors.UserError, match='1 pairs that are not in .*98 99'):
     glue.load_split('mrpc', tmp_path, 'dev')
 
 
 def test_stsb_scores_are_floats_found_by_name(tmp_path):
-  columns = [*_STSB_COLUMNS, 'score']
+  columns = [*STSB_COLUMNS, 'score']
   row = {'sentence1': '"a', 'sentence2': 'b', 'score': '3.800'}
-  _write(tmp_path / 'STS-B', 'dev.tsv', _table(columns, row))
+  write(tmp_path / 'STS-B', 'dev.tsv', table(columns, row))
   # The same columns in another order.
-  _write(tmp_path / 'STS-B', 'train.tsv', _table(sorted(columns), row))
+  write(tmp_path / 'STS-B', 'train.tsv', table(sorted(columns), row))
   for split in ('train', 'dev'):
     examples = glue.load_split('stsb', tmp_path, split)
     assert (examples.text_a, examples.text_b) == (['"a'], ['b'])
@@ -127,9 +114,8 @@ def test_stsb_scores_are_floats_found_by_name(tmp_path):
 
 
 def test_qqp_records_broken_over_two_lines_are_skipped_and_counted(tmp_path):
-  columns = 'id qid1 qid2 question1 question2 is_duplicate'.split()
   rows = [
-    columns,
+    QQP_COLUMNS,
     ('1', '2', '3', 'Why?', 'How?', '0'),
     ('4', '5', '6', '"A question that breaks here.'),
     ('"', 'Another?', '1'),
@@ -137,7 +123,7 @@ def test_qqp_records_broken_over_two_lines_are_skipped_and_counted(tmp_path):
     ('10', '11', '12', 'Where?', '"A question that breaks here.'),
     ('"', '0'),
   ]
-  _write(tmp_path / 'QQP', 'train.tsv', rows)
+  write(tmp_path / 'QQP', 'train.tsv', rows)
   train = glue.load_split('qqp', tmp_path, 'train')
   assert (train.text_a, train.text_b) == (['Why?', 'Who?'], ['How?', ''])
   assert train.labels.tolist() == [0, 1]
@@ -147,28 +133,28 @@ def test_qqp_records_broken_over_two_lines_are_skipped_and_counted(tmp_path):
 
 def test_qqp_test_wants_every_id_so_a_broken_row_is_an_error(tmp_path):
   rows = [('id', 'question1', 'question2'), ('0', 'a', 'b')]
-  _write(tmp_path / 'QQP', 'test.tsv', rows)
+  write(tmp_path / 'QQP', 'test.tsv', rows)
   assert glue.load_split('qqp', tmp_path, 'test').ids == [0]
-  _write(tmp_path / 'QQP', 'test.tsv', [*rows, ('1', 'c')])
+  write(tmp_path / 'QQP', 'test.tsv', [*rows, ('1', 'c')])
   with pytest.raises(errors.UserError, match='test.tsv, line 3: 2 columns'):
     glue.load_split('qqp', tmp_path, 'test')
 
 
 def test_mnli_takes_the_gold_label_and_counts_rows_without_one(tmp_path):
   folder = tmp_path / 'MNLI'
-  train = [*_MNLI_COLUMNS, 'label1', 'gold_label']
-  dev = [*_MNLI_COLUMNS, *(f'label{i}' for i in range(1, 6)), 'gold_label']
+  train = [*MNLI_COLUMNS, 'label1', 'gold_label']
+  dev = [*MNLI_COLUMNS, *(f'label{i}' for i in range(1, 6)), 'gold_label']
   rows = [
     {'sentence1': 'p', 'sentence2': 'h', 'label1': 'x', 'gold_label': gold}
     for gold in ('entailment', 'neutral', '-', 'contradiction')
   ]
-  _write(folder, 'train.tsv', _table(train, *rows))
-  _write(folder, 'dev_matched.tsv', _table(dev, *rows))
+  write(folder, 'train.tsv', table(train, *rows))
+  write(folder, 'dev_matched.tsv', table(dev, *rows))
   for split in ('train', 'dev_matched'):
     examples = glue.load_split('mnli', tmp_path, split)
     assert examples.labels.tolist() == [0, 1, 2]
     assert examples.skip_reasons == {'no gold label': 1}
-  _write(folder, 'test_mismatched.tsv', _table(_MNLI_COLUMNS, {'index': '5'}))
+  write(folder, 'test_mismatched.tsv', table(MNLI_COLUMNS, {'index': '5'}))
   assert glue.load_split('mnli', tmp_path, 'test_mismatched').ids == [5]
   # Optional splits whose file is absent.
   assert glue.load_split('mnli', tmp_path, 'dev_mismatched') is None
@@ -188,7 +174,7 @@ def test_entailment_tasks_have_the_label_order_of_tfds(
 ):
   header = ('index', *columns, 'label')
   rows = [(str(i), 'p', 'h', label) for i, label in enumerate(expected)]
-  _write(tmp_path / glue.TASKS[task].folder, 'dev.tsv', [header, *rows])
+  write(tmp_path / glue.TASKS[task].folder, 'dev.tsv', [header, *rows])
   dev = glue.load_split(task, tmp_path, 'dev')
   assert (dev.text_a, dev.text_b) == (['p', 'p'], ['h', 'h'])
   assert dev.labels.tolist() == [0, 1]
@@ -198,7 +184,7 @@ def test_entailment_tasks_have_the_label_order_of_tfds(
 def test_the_diagnostic_set_is_found_under_either_name(tmp_path, place):
   rows = [('index', 'sentence1', 'sentence2'), ('0', 'p', 'h')]
   assert glue.load_split('ax', tmp_path, 'test') is None
-  _write(tmp_path / place, 'diagnostic.tsv', rows, last=False)
+  write(tmp_path / place, 'diagnostic.tsv', rows, last=False)
   assert glue.load_split('ax', tmp_path, 'test').text_b == ['h']
 
 
@@ -244,8 +230,8 @@ def test_blank_lines_are_counted_and_empty_extra_fields_are_not_ragged(
 @pytest.mark.parametrize('score', ['5.1', '-1', 'nan', 'high', ''])
 def test_a_score_outside_the_scale_is_an_error(tmp_path, score):
   row = {'sentence1': 'a', 'sentence2': 'b', 'score': score}
-  columns = [*_STSB_COLUMNS, 'score']
-  _write(tmp_path / 'STS-B', 'train.tsv', _table(columns, row))
+  columns = [*STSB_COLUMNS, 'score']
+  write(tmp_path / 'STS-B', 'train.tsv', table(columns, row))
   with pytest.raises(errors.UserError, match='line 2.*a number from 0 to 5'):
     glue.load_split('stsb', tmp_path, 'train')
 
@@ -256,7 +242,7 @@ def test_a_score_outside_the_scale_is_an_error(tmp_path, score):
 )
 def test_a_test_file_with_a_wrong_index_is_an_error(tmp_path, indices, message):
   rows = [('index', 'sentence'), *((index, 'a') for index in indices)]
-  _write(tmp_path / 'SST-2', 'test.tsv', rows)
+  write(tmp_path / 'SST-2', 'test.tsv', rows)
   with pytest.raises(errors.UserError, match=message):
     glue.load_split('sst2', tmp_path, 'test')
 
@@ -274,7 +260,7 @@ def test_missing_training_data_names_the_path_and_the_layout(tmp_path, task):
 
 
 def test_glue_dir_that_names_one_task_is_told_to_name_its_parent(tmp_path):
-  _write(tmp_path, 'train.tsv', [('sentence', 'label'), ('a', '1')])
+  write(tmp_path, 'train.tsv', [('sentence', 'label'), ('a', '1')])
   with pytest.raises(errors.UserError, match='name its parent'):
     glue.load_split('sst2', tmp_path, 'train')
 

@@ -10,6 +10,7 @@ import time
 
 import jax
 import numpy as np
+from tensorboard.backend.event_processing import event_accumulator
 
 from shared_bert.finetune import finetune
 from shared_bert.pretrain import pretrain
@@ -34,11 +35,11 @@ def test_pretraining_reports_and_keeps_what_it_promises(pretrained):
     'perplexity',
   }
   assert [(r['step'], r['split']) for r in lines(pretrained)] == [
-    (0, 'transformer'),
+    (0, 'token_attention_entropy'),
     (2, 'train'),
     (4, 'train'),
     (4, 'heldout'),
-    (4, 'transformer'),
+    (4, 'token_attention_entropy'),
   ]
   assert (open_checkpoint(pretrained).path / 'vocab.txt').is_file()
 
@@ -66,7 +67,11 @@ def test_fine_tuning_scores_every_row_and_writes_the_leaderboards_file(
   rows = (tmp_path / 'predictions' / 'CoLA.tsv').read_text().splitlines()
   assert rows[0] == 'index\tprediction'
   assert [row.split('\t')[0] for row in rows[1:]] == list(map(str, range(19)))
-  assert list(tmp_path.glob('events.out.tfevents.*'))
+  seen = event_accumulator.EventAccumulator(str(tmp_path))
+  seen.Reload()
+  assert 'dev/matthews' in seen.PluginTagToContent('scalars')
+  assert 'dev/confusion' in seen.PluginTagToContent('images')
+  assert 'd_v/layer_00' in seen.PluginTagToContent('histograms')
 
 
 def test_mnli_is_scored_matched_and_mismatched_in_one_run(

@@ -175,7 +175,9 @@ def test_the_averages_use_the_metrics_of_the_task_table():
     for split in task.dev_splits:
       # dev_matched of mnli fills the column mnli_matched, dev of cola cola.
       column = task.name + split.removeprefix('dev')
-      from_tasks[column] = task.metrics
+      # Further metrics, such as CoLA's accuracy, are for reading only.
+      used = len(metrics.GLUE_COLUMNS[column])
+      from_tasks[column] = task.metrics[:used]
   assert from_tasks == metrics.GLUE_COLUMNS
   for task in glue.TASKS.values():
     assert set(task.metrics) <= set(metrics.METRICS)

@@ -20,8 +20,8 @@ _SCRIPTS = [*sorted((_ROOT / 'launch').glob('*.sh')), _ROOT / '.ci' / 'run']
 # Commands and jobs, which lie in the package itself, may import everything.
 _MAY_IMPORT = {
   'model': {'errors'},
-  'data': {'errors'},
-  'training': {'errors', 'model'},
+  'data': {'errors', 'tensorflow_cpu'},
+  'training': {'errors', 'model', 'tensorflow_cpu'},
   'interop': {'errors', 'model', 'data', 'training'},
 }
 

@@ -10,7 +10,6 @@ import pytest
 
 from shared_bert.errors import Preempted, UserError
 from shared_bert.training.checkpoint import Checkpoints, open_checkpoint
-from shared_bert.training.workdir import claim
 from tests import tiny
 
 SPEEDS = ('steps_per_second', 'examples_per_second', 'tokens_per_second')
@@ -132,20 +131,3 @@ def test_the_last_step_is_saved_and_old_checkpoints_go(tmp_path):
   tiny.run(tmp_path, checkpoint_every=1)
   kept = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
   assert kept == ['5', '6']
-
-
-def test_a_workdir_of_another_run_is_refused_by_the_keys_that_differ(tmp_path):
-  first = {'seed': 0, 'train': {'batch_size': 32, 'log_every': 10}}
-  assert claim(tmp_path, first) is None
-  assert (
-    claim(tmp_path, first | {'train': {'batch_size': 32, 'log_every': 20}})
-    is None
-  )
-  with pytest.raises(UserError, match=r'train\.batch_size was 32, is 64'):
-    claim(tmp_path, first | {'train': {'batch_size': 64, 'log_every': 10}})
-
-
-def test_a_file_in_place_of_a_workdir_is_an_error_that_says_so(tmp_path):
-  (tmp_path / 'file').write_text('')
-  with pytest.raises(UserError, match='there is a file'):
-    claim(tmp_path / 'file', {})

@@ -7,6 +7,7 @@ import pytest
 
 from shared_bert import suite as suite_lib
 from shared_bert.data.glue_tasks import TASKS
+from shared_bert.errors import UserError
 from shared_bert.suite import suite, summarise
 from tests.tiny_jobs import finetune_config
 
@@ -63,3 +64,12 @@ def test_all_of_glue_gives_both_averages_and_a_whole_submission(
   for task in suite_lib.STARTED_FROM_MNLI:
     run = json.loads((tmp_path / task / 'seed-0' / 'config.json').read_text())
     assert run['init_from'] == str(tmp_path / 'mnli' / 'seed-0')
+
+
+def test_a_missing_task_is_known_before_the_first_one_is_trained(
+  glue, pretrained, tmp_path
+):
+  config = finetune_config('all', glue, pretrained)
+  with pytest.raises(UserError, match=r'SST-2/train\.tsv, which is not there'):
+    suite(config, tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ['.lock']

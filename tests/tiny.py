@@ -11,7 +11,7 @@ from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import run as run_lib
 from shared_bert.training import step as step_lib
-from shared_bert.training.evaluation import Evaluation, describe_attention
+from shared_bert.training.evaluation import Evaluation, watch_attention
 from shared_bert.training.loop import LoopSettings
 
 V, S, B = 32, 8, 16
@@ -149,7 +149,7 @@ def run(
     learning_rate=schedule,
     batches=batches,
     evaluate=evaluate,
-    describe=describe_attention(
+    attention_entropy=watch_attention(
       config, batch(1000) | {'weight': np.ones(B, np.float32)}
     ),
     identity={'data_fingerprint': data_fingerprint},

@@ -22,6 +22,15 @@ from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
 
 FORMAT = 1
+_IN_MANIFEST = (
+  'seq_len',
+  'heldout_fraction',
+  'fingerprint',
+  'tokenizer',
+  'counts',
+  'inputs',
+  'files',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +111,15 @@ def open_corpus(
 
 def _load_rows(path: pathlib.Path) -> np.ndarray:
   """Rows [N, S], mapped where there are any: nothing cannot be mapped."""
-  with path.open('rb') as stream:
-    np.lib.format.read_magic(stream)
-    shape, _, _ = np.lib.format.read_array_header_1_0(stream)
-  return np.load(path, mmap_mode='r' if shape[0] else None)
+  try:
+    with path.open('rb') as stream:
+      np.lib.format.read_magic(stream)
+      shape, _, _ = np.lib.format.read_array_header_1_0(stream)
+    return np.load(path, mmap_mode='r' if shape[0] else None)
+  except ValueError as error:
+    raise UserError(
+      f'{path} is damaged ({error}); prepare the corpus again.'
+    ) from error
 
 
 def read_manifest(path: pathlib.Path) -> dict:
@@ -133,10 +147,17 @@ def read_manifest(path: pathlib.Path) -> dict:
       f'The manifest of the corpus {path} is not readable ({error}); prepare '
       'the corpus again.'
     ) from error
-  if manifest.get('format') != FORMAT:
+  found = manifest.get('format') if isinstance(manifest, dict) else None
+  if found != FORMAT:
     raise UserError(
-      f'The corpus {path} has format {manifest.get("format")}, this version '
-      f'reads format {FORMAT}: prepare it again.'
+      f'The corpus {path} has format {found}, this version reads format '
+      f'{FORMAT}: prepare it again.'
+    )
+  missing = [name for name in _IN_MANIFEST if name not in manifest]
+  if missing:
+    raise UserError(
+      f'The manifest of the corpus {path} lacks {", ".join(missing)}; prepare '
+      'the corpus again.'
     )
   return manifest
 

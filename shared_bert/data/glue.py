@@ -19,6 +19,7 @@ __all__ = [
   'TASKS',
   'Examples',
   'Task',
+  'check_files',
   'fingerprint',
   'get_task',
   'load_split',
@@ -49,23 +50,28 @@ def load_split(
   """
   task = get_task(task)
   glue_dir = pathlib.Path(glue_dir)
-  if split not in task.splits:
-    raise errors.UserError(
-      f'Task {task.name} has no split {split!r}; it has '
-      f'{", ".join(task.splits)}.'
-    )
-  paths = task.paths(glue_dir, split)
-  for path in paths:
-    if path.exists():
-      return glue_reader.read(task, split, path)
-  if task.derived is not None and split in ('train', 'dev'):
-    folder = glue_dir / task.folder
-    files = (task.derived.file, task.derived.dev_ids)
-    if all((folder / file).exists() for file in files):
-      return glue_reader.read_derived(task, task.derived, split, folder)
-  if split not in task.required_splits:
+  task.check_split(split)
+  source = _source(task, glue_dir, split)
+  if source is None:
     return None
-  raise errors.UserError(_missing(task, split, glue_dir))
+  if task.derived is not None and source == glue_dir / task.folder:
+    return glue_reader.read_derived(task, task.derived, split, source)
+  return glue_reader.read(task, split, source)
+
+
+def check_files(task: str | Task, glue_dir: str | os.PathLike[str]) -> None:
+  """Sees that the files are there without which a task cannot be trained.
+
+  Args:
+    task: a task of `TASKS`, or its name.
+    glue_dir: as for `load_split`.
+
+  Raises:
+    UserError: no such task, or a missing file.
+  """
+  task = get_task(task)
+  for split in task.required_splits:
+    _source(task, pathlib.Path(glue_dir), split)
 
 
 def write_predictions(
@@ -190,6 +196,26 @@ def _prediction_texts(task: Task, values: np.ndarray) -> list[str]:
   if values.size and not 0 <= values.min() <= values.max() < len(names):
     raise ValueError(f'a class id is not one of 0 … {len(names) - 1}')
   return [names[value] for value in values.tolist()]
+
+
+def _source(
+  task: Task, glue_dir: pathlib.Path, split: str
+) -> pathlib.Path | None:
+  """The file of a split, the task's folder where train and dev are derived.
+
+  None for an optional split that is not there; a required one is an error.
+  """
+  for path in task.paths(glue_dir, split):
+    if path.exists():
+      return path
+  folder = glue_dir / task.folder
+  if task.derived is not None and split in ('train', 'dev'):
+    files = (task.derived.file, task.derived.dev_ids)
+    if all((folder / file).exists() for file in files):
+      return folder
+  if split not in task.required_splits:
+    return None
+  raise errors.UserError(_missing(task, split, glue_dir))
 
 
 def _missing(task: Task, split: str, glue_dir: pathlib.Path) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 
 from shared_bert import errors
 from shared_bert.data.glue_tasks import Derived, Task
+from shared_bert.data.table_files import listed
 from shared_bert.data.text_files import read_lines
 
 _BLANK = 'blank line'
@@ -62,11 +63,15 @@ def _header(
     raise errors.UserError(f'{path} is empty; fetch it again.')
   columns = tuple(name.strip() for name in header.split('\t'))
   missing = [name for name in needed if name not in columns]
-  if missing:
+  twice = [name for name in needed if columns.count(name) > 1]
+  if missing or twice:
     raise errors.UserError(
-      f'{path}, line 1: no column {", ".join(map(repr, missing))} in the '
-      f'header, which has {", ".join(map(repr, columns))}. Expected a '
-      f'tab-separated header with {", ".join(map(repr, needed))}.'
+      f'{path}, line 1: '
+      + (
+        f'no column {listed(missing)}' if missing else f'{listed(twice)} twice'
+      )
+      + f' in the header, which has {listed(columns)}. Expected a '
+      f'tab-separated header with {listed(needed)}.'
     )
   return columns
 
@@ -216,16 +221,17 @@ def _label(task: Task, text: str, path: pathlib.Path, number: int) -> float:
       return score
     expected = f'a number from {low:g} to {high:g}'
   raise errors.UserError(
-    f'{path}, line {number}: label {text!r} in column {task.label_column!r} is '
-    f'not {expected}. Mend the line, or fetch the file again.'
+    f'{path}, line {number}: label {listed([text])} in column '
+    f'{task.label_column!r} is not {expected}. Mend the line, or fetch the '
+    'file again.'
   )
 
 
 def _index(text: str, path: pathlib.Path, number: int) -> int:
   """Index of a test row."""
-  if not (text.isascii() and text.isdigit()):
+  if not (text.isascii() and text.isdigit() and len(text) < 19):
     raise errors.UserError(
-      f'{path}, line {number}: index {text!r} is not a whole number. Mend the '
-      'line, or fetch the file again.'
+      f'{path}, line {number}: index {listed([text])} is not a whole number. '
+      'Mend the line, or fetch the file again.'
     )
   return int(text)

@@ -59,6 +59,7 @@ class Task:
       counted; elsewhere they are an error.
     derived: where train and dev come from when they have no file.
     trained_as: the task whose model predicts this one; '' means its own.
+    is_in_tfds: whether TensorFlow Datasets has it too.
   """
 
   name: str
@@ -80,6 +81,7 @@ class Task:
   skips_ragged: bool = False
   derived: Derived | None = None
   trained_as: str = ''
+  is_in_tfds: bool = True
 
   @property
   def folder(self) -> str:
@@ -129,6 +131,14 @@ class Task:
   def required_splits(self) -> tuple[str, ...]:
     """Splits without which the task cannot be trained and evaluated."""
     return () if self.trained_as else ('train', *self.dev_splits[:1])
+
+  def check_split(self, split: str) -> None:
+    """Raises UserError unless the task has this split."""
+    if split not in self.splits:
+      raise errors.UserError(
+        f'Task {self.name} has no split {split!r}; it has '
+        f'{", ".join(self.splits)}.'
+      )
 
   def paths(self, glue_dir: pathlib.Path, split: str) -> list[pathlib.Path]:
     """Where the file of `split` may lie, the official place first."""
@@ -271,6 +281,7 @@ _TASKS = (
     label_names=_NLI,
     splits={'dev': ('diagnostic-full.tsv',)},
     trained_as='mnli',
+    is_in_tfds=False,
   ),
 )
 

@@ -85,6 +85,8 @@ def prepare_corpus(
       f'seq_len={seq_len} is too short for pre-training: rows need at least '
       f'{chunks.SHORTEST_CHUNK + 2} places.'
     )
+  if workers < 1:
+    raise UserError(f'workers={workers} must be at least 1.')
   if not 0 <= heldout_fraction < 1:
     raise UserError(
       f'heldout_fraction={heldout_fraction} is not a share: give a number '
@@ -137,6 +139,11 @@ def _reuse(output: pathlib.Path, request: dict) -> Corpus:
   """Opens what is there if it is what was asked for."""
   if not output.is_dir():
     raise UserError(f'The output {output} is a file; name a folder to make.')
+  if not (output / 'manifest.json').exists():
+    raise UserError(
+      f'The output {output} is a folder with something else in it than a '
+      'prepared corpus; name another one to make.'
+    )
   manifest = corpus_lib.read_manifest(output)
   made_of = [item['sha256'] for item in manifest['inputs']]
   asked = [item['sha256'] for item in request['inputs']]
@@ -172,7 +179,13 @@ def _reuse(output: pathlib.Path, request: dict) -> Corpus:
 def _partial_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
   """The folder to work in, held by one process at a time."""
   partial = output.with_name(output.name + '.partial')
-  partial.mkdir(parents=True, exist_ok=True)
+  try:
+    partial.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise UserError(
+      f'The folder {partial} cannot be made ({error.strerror}); name another '
+      'place for the corpus.'
+    ) from error
   # The lock ends with the process, however that ends.
   lock = os.open(partial, os.O_RDONLY)
   try:
@@ -189,6 +202,11 @@ def _partial_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
     # After the mend the text is another, and with it a trained vocabulary.
     shutil.rmtree(partial, ignore_errors=True)
     raise
+  except OSError as error:
+    raise UserError(
+      f'The corpus {output} cannot be written ({error.strerror or error}); '
+      'make room or name another place, and run the same command again.'
+    ) from error
   finally:
     os.close(lock)
 

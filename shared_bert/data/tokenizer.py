@@ -245,6 +245,11 @@ def train_wordpiece(
   Raises:
     UserError: the size does not even hold the text's letters.
   """
+  if vocab_size <= len(SPECIAL_TOKENS):
+    raise UserError(
+      f'A vocabulary of {vocab_size} tokens is too small: the special tokens '
+      f'alone take {len(SPECIAL_TOKENS)}; ask for some thousands.'
+    )
   engine = _engine(models.WordPiece(unk_token='[UNK]'), lowercase)
   trainer = trainers.WordPieceTrainer(
     vocab_size=vocab_size,
@@ -321,7 +326,8 @@ def _read_vocab_txt(path: pathlib.Path) -> list[str]:
 def _read_tokenizer_json(path: pathlib.Path) -> tuple[list[str], bool]:
   """Vocabulary and lowercase flag of a Hugging Face tokenizer.json."""
   spec = _read_json(path)
-  model = spec.get('model', {}) if isinstance(spec, dict) else {}
+  model = spec.get('model') if isinstance(spec, dict) else None
+  model = model if isinstance(model, dict) else {}
   ids = model.get('vocab')
   # Old files leave the type out, and only WordPiece has a prefix.
   is_wordpiece = (

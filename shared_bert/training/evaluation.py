@@ -92,7 +92,7 @@ def predict(
   return result
 
 
-def describe_attention(
+def watch_attention(
   config: BertConfig, sample: dict[str, jax.Array] | None
 ) -> Callable[[Any], dict[str, float]]:
   """How widely the layers look, on one batch that stays the same.
@@ -104,9 +104,9 @@ def describe_attention(
       [B]; rows of weight 0 do not count. None if there is nothing to look at.
 
   Returns:
-    A function of the model's parameters to `attention_entropy_layer_00`, …,
-    in nats, and `attention_entropy_uniform`, the most that they can be; or to
-    nothing without a sample.
+    A function of the model's parameters to the entropy of the tokens'
+    attention in nats, `layer_00`, `layer_01`, …, and `uniform`, the most that
+    it can be; or to nothing without a sample.
   """
   if sample is None:
     return lambda params: {}
@@ -115,13 +115,13 @@ def describe_attention(
   segment_ids = sample['segment_ids'] * rows
   uniform = float(inspection.uniform_entropy(segment_ids))
 
-  def describe(params: Any) -> dict[str, float]:
+  def watch(params: Any) -> dict[str, float]:
     entropies = entropy_function(
       params, sample['input_ids'], sample.get('token_type_ids'), segment_ids
     )
     return {
-      f'attention_entropy_layer_{layer:02}': float(entropy)
+      f'layer_{layer:02}': float(entropy)
       for layer, entropy in enumerate(jax.device_get(entropies))
-    } | {'attention_entropy_uniform': uniform}
+    } | {'uniform': uniform}
 
-  return describe
+  return watch

@@ -5,7 +5,8 @@ status when it ends. No run has a record of an experiment, which would list the
 columns: TensorBoard takes the first that it finds for all runs, of other tasks
 too. Without one, the columns are all scalars there are. The tab shows first the
 settings that differ, and of the metrics the first five by name, so the names of
-what is not a result (`train/…`, `transformer/…`) sort behind those of splits.
+what is no result (`token_attention_entropy/…`, `train/…`) sort behind those of
+the splits that are evaluated (`dev/…`, `heldout/…`, `test/…`).
 """
 
 from typing import Any

@@ -1,5 +1,6 @@
 """What is seen of a run: `metrics.jsonl`, TensorBoard, a line of progress."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -12,6 +13,8 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
+from shared_bert.errors import UserError
+from shared_bert.tensorflow_cpu import import_tensorflow
 from shared_bert.training import hparams
 
 
@@ -23,12 +26,10 @@ def say(text: str = '') -> None:
 def _summary_writer(folder: pathlib.Path) -> Any | None:
   """clu's TensorBoard writer, or None with a line where it cannot be had.
 
-  TensorFlow is imported here, late, and kept off the accelerators: the writer
-  is all it is for.
+  The writer wants TensorFlow.
   """
-  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
   try:
-    import tensorflow as tf
+    import_tensorflow()
     from clu.metric_writers import SummaryWriter
   except ImportError as error:
     say(
@@ -36,8 +37,6 @@ def _summary_writer(folder: pathlib.Path) -> Any | None:
       'metrics.jsonl has every number.'
     )
     return None
-  tf.config.set_visible_devices([], 'GPU')
-  tf.config.set_visible_devices([], 'TPU')
   return SummaryWriter(str(folder))
 
 
@@ -89,22 +88,39 @@ class MetricLog:
       self._path.unlink()
       return
     kept = []
-    for line in self._path.read_text().splitlines():
+    lines = self._path.read_bytes().splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
       try:
-        row = json.loads(line)
-      except ValueError:
-        break  # the half-written last line of a killed run
-      if row['step'] <= step:
-        kept.append(line + '\n')
+        if json.loads(line)['step'] <= step:
+          kept.append(line)
+      except (ValueError, TypeError, KeyError) as error:
+        if not line.endswith(b'\n'):
+          break  # the half-written last line of a killed run
+        raise UserError(
+          f'{self._path}, line {number} is damaged: mend it or move the file '
+          'away, and run the same command again; no checkpoint was touched.'
+        ) from error
     temporary = self._path.with_suffix('.tmp')
-    temporary.write_text(''.join(kept))
-    os.replace(temporary, self._path)
+    try:
+      temporary.write_bytes(b''.join(kept))
+      os.replace(temporary, self._path)
+    except OSError as error:
+      raise self._refusal(error) from error
+
+  def _refusal(self, error: OSError) -> UserError:
+    return UserError(
+      f'{self._path} cannot be written ({error.strerror}): make room, and run '
+      'the same command again.'
+    )
 
   def write(self, step: int, split: str, values: dict[str, float]) -> None:
     """Logs numbers of one split at one step."""
     row = {'step': step, 'split': split, **values}
-    self._file.write(json.dumps(row) + '\n')
-    self._file.flush()
+    try:
+      self._file.write(json.dumps(row) + '\n')
+      self._file.flush()
+    except OSError as error:
+      raise self._refusal(error) from error
     if self._writer is not None:
       self._writer.write_scalars(
         step, {f'{split}/{name}': value for name, value in values.items()}
@@ -126,20 +142,19 @@ class MetricLog:
       )
 
   def write_layers(
-    self, step: int, group: str, values: Callable[[], dict[str, jax.Array]]
+    self, step: int, values: Callable[[], dict[str, jax.Array]]
   ) -> None:
     """Shows TensorBoard how values are spread in each layer.
 
     Args:
       step: they are of.
-      group: what their names start with.
       values: computes arrays [L, ...] by name; called for TensorBoard only.
     """
     if self._writer is not None:
       self._writer.write_histograms(
         step,
         {
-          f'{group}/{name}_layer_{layer:02}': of_layer
+          f'{name}/layer_{layer:02}': of_layer
           for name, stacked in jax.device_get(values()).items()
           for layer, of_layer in enumerate(stacked)
         },
@@ -152,7 +167,8 @@ class MetricLog:
 
   def close(self) -> None:
     """Flushes and closes everything."""
-    self._file.close()
+    with contextlib.suppress(OSError):  # said where it was written
+      self._file.close()
     if self._writer is not None:
       self._writer.flush()
       self._writer.close()
@@ -230,18 +246,22 @@ class Progress:
     self._last_line = now
     speed = values['steps_per_second']
     left = duration((self._total - step) / speed) if speed > 0 else '?'
-    line = (
-      f'{self._name} {step:,}/{self._total:,} ({step / self._total:.0%})  '
-      f'loss {values["loss"]:.4f}  '
-      f'{values["examples_per_second"]:,.0f} examples/s  '
-      f'{values["tokens_per_second"]:,.0f} tokens/s  {left} left'
-    )
+    parts = [
+      f'{self._name} {step:,}/{self._total:,} ({step / self._total:.0%})',
+      f'loss {values["loss"]:.4f}',
+      f'{values["examples_per_second"]:,.0f} examples/s',
+      f'{values["tokens_per_second"]:,.0f} tokens/s',
+      f'{left} left',
+    ]
     if self._terminal:
       width = shutil.get_terminal_size().columns - 1
-      self._stream.write('\r' + line[:width].ljust(width))
+      # A narrow terminal has room for less; the time left goes last.
+      while len('  '.join(parts)) > width and len(parts) > 1:
+        parts.pop(max(1, len(parts) - 2))
+      self._stream.write('\r' + '  '.join(parts)[:width].ljust(width))
       self._open = True
     else:
-      self._stream.write(line + '\n')
+      self._stream.write('  '.join(parts) + '\n')
     self._stream.flush()
 
   def clear(self) -> None:

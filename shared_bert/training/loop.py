@@ -120,7 +120,7 @@ def train(
   batches: Callable[[int, int], Iterator[Any]],
   *,
   evaluate: Callable[[Any], Evaluation],
-  describe: Callable[[Any], dict[str, float]],
+  attention_entropy: Callable[[Any], dict[str, float]],
   learning_rate: Callable[[int], Any],
   checkpoints: Checkpoints,
   metadata: dict,
@@ -139,7 +139,7 @@ def train(
     batches: (start, stop) to an iterator over the batches of these steps,
       already on the devices.
     evaluate: parameters to metrics by split and pictures.
-    describe: parameters to numbers about the model's inside, by name.
+    attention_entropy: parameters to what is seen of their attention, by name.
     learning_rate: of a step, for the log.
     checkpoints: where states are kept.
     metadata: kept with each checkpoint.
@@ -187,9 +187,9 @@ def train(
     progress.show(step, values)
 
   def look_inside(step: int) -> None:
-    if values := describe(state['params']):
-      log.write(step, 'transformer', values)
-    log.write_layers(step, 'diagonals', lambda: diagonals(state['params']))
+    if values := attention_entropy(state['params']):
+      log.write(step, 'token_attention_entropy', values)
+    log.write_layers(step, lambda: diagonals(state['params']))
 
   def save(step: int) -> None:
     metrics = {
@@ -214,11 +214,11 @@ def train(
     waited = settings.patience * settings.evaluate_every
     return best is not None and step < total and step - best >= waited
 
-  if start == 0:
-    look_inside(0)
   pending: tuple[int, Sums] | None = None
   stop = start if is_exhausted(start) else total
   with _StopSignals() as signals, contextlib.closing(trace):
+    if start == 0:
+      look_inside(0)
     for step, batch in enumerate(batches(start, stop), start + 1):
       trace.before(step)
       with jax.profiler.StepTraceAnnotation('train', step_num=step):

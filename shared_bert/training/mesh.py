@@ -23,8 +23,21 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
 
   The axes are Auto: JAX's default, Explicit, refuses a look-up in an
   embedding by a sharded batch.
+
+  Args:
+    devices: all of JAX's unless given.
+
+  Raises:
+    UserError: if JAX has no device.
   """
-  devices = devices if devices is not None else jax.devices()
+  if devices is None:
+    try:
+      devices = jax.devices()
+    except RuntimeError as error:
+      raise UserError(
+        f'JAX finds no device to run on: {str(error).splitlines()[0]}. Set '
+        'JAX_PLATFORMS=cpu, or install the JAX of your accelerator.'
+      ) from error
   return jax.make_mesh(
     (len(devices), 1),
     ('data', 'fsdp'),

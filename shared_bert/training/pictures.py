@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# All in pixels. TensorBoard shows three columns in 350 of them and shrinks what
-# is wider without smoothing, so that small letters would suffer.
-_MARGIN, _GAP = 8, 8
-_CELL_WIDTH, _CELL_HEIGHT = 76, 52
-_LINE = 17
+# All in pixels. TensorBoard stretches or shrinks pictures to about 350 of them
+# and does not smooth, so that letters suffer: three classes of GLUE just fit.
+_WIDTH = 350
+_MARGIN, _GAP = 6, 6
+_CELL_WIDTH, _CELL_HEIGHT = 74, 50
+_LINE = 16
 
 _INK, _FAINT, _PAPER = (32, 33, 36), (95, 99, 104), (255, 255, 255)
 _LINES = (218, 220, 224)
@@ -45,7 +46,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
   Returns:
     uint8 [H, W, 3].
   """
-  text, small, large = _font(13), _font(12), _font(15)
+  text, small, large = _font(12), _font(11), _font(14)
   widest = round(max(text.getlength(name) for name in names))
   cell_width = max(_CELL_WIDTH, widest + _GAP)
   # Their numbers stand below the names of the gold classes.
@@ -54,7 +55,7 @@ def confusion_matrix(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
   image = Image.new(
     'RGB',
     (
-      left + cell_width * len(names) + _MARGIN,
+      max(_WIDTH, left + cell_width * len(names) + _MARGIN),
       top + _CELL_HEIGHT * len(names) + _MARGIN,
     ),
     _PAPER,

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 import shared_bert
 from shared_bert.errors import UserError
 from shared_bert.model.parameters import name_of, named_leaves
+from shared_bert.training import state_io
 from shared_bert.training.checkpoint import Checkpoints, open_checkpoint
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, say
@@ -26,6 +27,7 @@ from shared_bert.training.step import (
   init_state,
   make_train_step,
 )
+from shared_bert.training.step_folders import Checkpoint, folders
 from shared_bert.training.workdir import write_json
 
 
@@ -100,7 +102,7 @@ def run(
   learning_rate: Callable[[int], Any],
   batches: Callable[[int, int], Iterator[Any]],
   evaluate: Callable[[Any], Evaluation],
-  describe: Callable[[Any], dict[str, float]],
+  attention_entropy: Callable[[Any], dict[str, float]],
   identity: dict[str, Any],
   files: dict[str, bytes],
   plan: str,
@@ -121,8 +123,8 @@ def run(
     learning_rate: its schedule.
     batches: (start, stop) to placed batches of these steps.
     evaluate: parameters to metrics by split and pictures.
-    describe: parameters to numbers about the model's inside, logged before
-      the first step and at each evaluation.
+    attention_entropy: parameters to what is seen of their attention, by name;
+      logged before the first step and at each evaluation.
     identity: fingerprints of data and tokenizer; a checkpoint of others is
       not resumed.
     files: kept in each checkpoint, by name.
@@ -133,6 +135,13 @@ def run(
   Raises:
     UserError: if the data changed since the run began, or training fails.
   """
+  if options.profile and not options.dry_run:
+    first, total = options.profile[0], settings.total_steps
+    if first > total:
+      raise UserError(
+        f'--profile begins at step {first:,}, and the run has {total:,}: name '
+        'steps of the run.'
+      )
   checkpoints = Checkpoints(
     workdir / 'checkpoints',
     keep_last=config['train']['keep_checkpoints'],
@@ -151,9 +160,20 @@ def run(
     state = saved.load(abstract_state(*parts))
     seconds = saved.metadata['seconds']
   else:
-    state = init_state(*parts)
+    if any(
+      found.suffix != '.saving' for found in folders(checkpoints.directory)
+    ):
+      raise UserError(
+        f'no checkpoint in {checkpoints.directory} is intact: remove the '
+        'folder to begin again, or use another --workdir; nothing was touched.'
+      )
+    start = None
     if config['init_from']:
-      state['params'] = take_over(state['params'], config['init_from'])
+      start = open_checkpoint(config['init_from'])
+      check_fit(jax.eval_shape(make_params), start)
+    state = init_state(*parts)
+    if start is not None:
+      state['params'] = take_over(state['params'], start)
   log = MetricLog(
     workdir,
     config,
@@ -175,7 +195,7 @@ def run(
       train_step,
       batches,
       evaluate=evaluate,
-      describe=describe,
+      attention_entropy=attention_entropy,
       learning_rate=learning_rate,
       checkpoints=checkpoints,
       metadata={'config': config, **identity},
@@ -208,24 +228,49 @@ def _check_identity(
       )
 
 
-def take_over(params: Any, path: str, required: str = 'encoder') -> Any:
+def check_fit(
+  params: Any, checkpoint: Checkpoint, required: str = 'encoder'
+) -> None:
+  """Refuses a checkpoint of another model, before anything is compiled.
+
+  Args:
+    params: nested dict of arrays, or of their shapes and dtypes.
+    checkpoint: to start from.
+    required: the first part of the names that must be there.
+
+  Raises:
+    UserError: if the required part is missing or of another shape.
+  """
+  for name, ours in state_io.leaf_types({'params': params}).items():
+    theirs = checkpoint.leaves.get(name)
+    if name.split('/')[1] == required and theirs != ours:
+      what = f'is {theirs}' if theirs else 'is missing'
+      raise UserError(
+        f'init_from={checkpoint.path} does not fit this model: '
+        f'{name.removeprefix("params/")} {what} there and {ours} here. Set '
+        'model.size, model.attention and the other model keys as they were in '
+        'that run.'
+      )
+
+
+def take_over(params: Any, checkpoint: Checkpoint) -> Any:
   """Replaces fresh parameters by those of a checkpoint, by name.
 
-  The required part must be there whole; what else fits in name and shape is
-  taken too, and what stays fresh is said.
+  What `check_fit` requires must be there whole; what else fits in name and
+  shape is taken too, and what stays fresh is said.
 
   Args:
     params: nested dict of arrays on their devices.
-    path: a workdir, its checkpoints or one of them.
-    required: the first part of the names that must be there.
+    checkpoint: to start from.
 
   Returns:
     A dict like `params`.
 
   Raises:
-    UserError: if the required part is missing or of another shape.
+    UserError: as `check_fit`.
   """
-  found = dict(named_leaves(open_checkpoint(path).load_params()))
+  check_fit(params, checkpoint)
+  found = dict(named_leaves(checkpoint.load_params()))
   fresh = []
 
   def choose(key_path, ours):
@@ -233,18 +278,12 @@ def take_over(params: Any, path: str, required: str = 'encoder') -> Any:
     theirs = found.get(name)
     if theirs is not None and theirs.shape == ours.shape:
       return jax.device_put(np.asarray(theirs, dtype=ours.dtype), ours.sharding)
-    if name.split('/')[0] == required:
-      what = 'is missing' if theirs is None else f'has shape {theirs.shape}'
-      raise UserError(
-        f'init_from={path} does not fit this model: {name} {what} there and '
-        f'shape {ours.shape} here. Set model.size, model.attention and the '
-        'other model keys as they were in that run.'
-      )
     fresh.append(name)
     return ours
 
   chosen = jax.tree_util.tree_map_with_path(choose, params)
-  say(f'starts from {path}; fresh: {", ".join(fresh) or "nothing"}')
+  names = ', '.join(fresh) or 'nothing'
+  say(f'fresh       {names}; the rest is from {checkpoint.path}')
   return chosen
 
 
@@ -258,12 +297,15 @@ def versions() -> dict[str, str]:
   }
 
 
-def finish(workdir: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
+def finish(
+  workdir: pathlib.Path, results: dict[str, Any], options: Options
+) -> dict[str, Any]:
   """Writes `results.json`, prints the result table, says where things lie.
 
   Args:
     workdir: of the run.
     results: with `metrics` by split among them.
+    options: of the command; a dry run has no results to print.
 
   Returns:
     The results with versions and hardware added.
@@ -278,7 +320,8 @@ def finish(workdir: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
     },
   }
   write_json(workdir / 'results.json', results)
-  show(workdir, results)
+  if not options.dry_run:
+    show(workdir, results)
   return results
 
 

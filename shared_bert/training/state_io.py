@@ -1,7 +1,9 @@
 """Pytrees of arrays to disk and back: all that we know of Orbax."""
 
+import functools
 import logging
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -87,6 +89,7 @@ def start_save(path: pathlib.Path, tree: Any) -> Callable[[], None]:
     A function that waits until all is written and raises what went wrong.
   """
   absl_logging.get_absl_logger().addFilter(_is_worth_a_line)
+  _hush_stragglers()
   with _context():
     return ocp.save_async(str(path), tree).result
 
@@ -140,6 +143,22 @@ def _context(partial: bool = False) -> ocp.Context:
   context.asynchronous.create_directories_asynchronously = False
   context.pytree.loading.partial_load = partial
   return context
+
+
+@functools.cache
+def _hush_stragglers() -> None:
+  """Drops what TensorStore's threads say after a write has failed.
+
+  Orbax leaves at the first failure; the writes that are still in flight then
+  tell a loop that is closed, and Python prints a traceback for each.
+  """
+  before = sys.unraisablehook
+
+  def hook(unraisable) -> None:
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      before(unraisable)
+
+  sys.unraisablehook = hook
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:

@@ -1,8 +1,14 @@
-"""The folder of a run: what it is of, and whether it is done."""
+"""The folder of a run: what it is of, whether it is done, who works in it."""
 
+import contextlib
+import errno
+import fcntl
+import functools
 import json
 import os
 import pathlib
+import platform
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from shared_bert.errors import UserError
@@ -16,28 +22,47 @@ FREE_KEYS = (
   'train.keep_checkpoints',
   'tensorboard',
 )
+# How many of the keys that differ a message names.
+_NAMED = 8
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a JSON file whole or not at all."""
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-  temporary.write_text(json.dumps(value, indent=2, allow_nan=True) + '\n')
-  os.replace(temporary, path)
-
-
-def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file.
+  """Writes a JSON file whole or not at all.
 
   Raises:
-    UserError: if it is not JSON.
+    UserError: if the file system refuses.
+  """
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  try:
+    temporary.write_text(json.dumps(value, indent=2, allow_nan=True) + '\n')
+    os.replace(temporary, path)
+  except OSError as error:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+    raise UserError(
+      f'{path} cannot be written ({error.strerror}): make room or mend the '
+      'permissions, and run the same command again.'
+    ) from error
+
+
+def _read_json(path: pathlib.Path, mend: str, needed: tuple[str, ...] = ()):
+  """Reads a JSON object.
+
+  Args:
+    path: the file.
+    mend: what to do if it is not what was written.
+    needed: names that it must have.
+
+  Raises:
+    UserError: if it is not what was written.
   """
   try:
-    return json.loads(path.read_text())
-  except (ValueError, UnicodeDecodeError) as error:
-    raise UserError(
-      f'{path} is not readable as JSON ({error}): restore it, or start in '
-      'another --workdir.'
-    ) from error
+    value = json.loads(path.read_text())
+    if not isinstance(value, dict) or not value.keys() >= set(needed):
+      raise ValueError('not what was written')
+  except (ValueError, OSError) as error:
+    raise UserError(f'{path} is damaged ({error}): {mend}.') from error
+  return value
 
 
 def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
@@ -51,19 +76,11 @@ def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
   return flat
 
 
-def claim(workdir: pathlib.Path, config: dict) -> dict | None:
-  """Makes the folder of a run, or recognises it as this run's own.
-
-  Args:
-    workdir: the folder; made if it is not there.
-    config: plain nested dict.
-
-  Returns:
-    The results of the run if it is complete, else None.
+def _make(workdir: pathlib.Path) -> None:
+  """Makes the folder of a run, and sees that it can be written.
 
   Raises:
-    UserError: if the folder cannot be made or holds another run; the message
-      names the keys that differ.
+    UserError: if it cannot.
   """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
@@ -80,9 +97,110 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
       f'--workdir={workdir} cannot be written ({error.strerror}): choose '
       'another place or mend its permissions.'
     ) from error
+
+
+@contextlib.contextmanager
+def _alone(workdir: pathlib.Path) -> Iterator[None]:
+  """Holds a folder, so that a second run in it is refused.
+
+  The lock ends with the process, however that ends; what `.lock` says is only
+  to be told. A file system without locks has none.
+
+  Raises:
+    UserError: if another run holds it.
+  """
+  _make(workdir)
+  file = os.open(workdir / '.lock', os.O_RDWR | os.O_CREAT)
+  try:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+      if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+        holder = os.read(file, 1000).decode() or 'another process'
+        raise UserError(
+          f'{workdir} is in use by {holder}: wait for it to end, or use '
+          'another --workdir.'
+        ) from None
+    with contextlib.suppress(OSError):  # a full disk shows elsewhere
+      os.truncate(file, 0)
+      os.write(file, f'process {os.getpid()} on {platform.node()}'.encode())
+    yield
+  finally:
+    os.close(file)
+
+
+def alone_in_workdir(job: Callable[..., Any]) -> Callable[..., Any]:
+  """Makes a job hold its workdir while it runs.
+
+  Args:
+    job: `job(config, workdir, options)`.
+
+  Returns:
+    The same, which raises `UserError` where another run holds the folder.
+  """
+
+  @functools.wraps(job)
+  def held(config: Any, workdir: pathlib.Path, *rest: Any, **named: Any) -> Any:
+    with _alone(workdir):
+      return job(config, workdir, *rest, **named)
+
+  return held
+
+
+def _has_begun(workdir: pathlib.Path) -> bool:
+  """Whether a folder holds more than the settings of a run."""
+  return any(
+    path.name != 'config.json' and not path.name.startswith('.')
+    for path in workdir.iterdir()
+  )
+
+
+def claim_for_several(workdir: pathlib.Path) -> None:
+  """Refuses the folder of a single run, whose results would be written over.
+
+  Args:
+    workdir: of several runs, each in a folder in it.
+
+  Raises:
+    UserError: if it holds a single run.
+  """
   known = workdir / 'config.json'
-  if known.exists():
-    before, now = flatten(read_json(known)), flatten(config)
+  if known.exists() and _has_begun(workdir):
+    raise UserError(
+      f'{workdir} holds a single run, and this is several: use another '
+      '--workdir.'
+    )
+  known.unlink(missing_ok=True)
+
+
+def claim(workdir: pathlib.Path, config: dict) -> dict | None:
+  """Makes the folder of a run, or recognises it as this run's own.
+
+  A folder that holds nothing but the settings of a run that never began, since
+  its data were not there for instance, is free for any other.
+
+  Args:
+    workdir: the folder; made if it is not there.
+    config: plain nested dict.
+
+  Returns:
+    The results of the run if it is complete, else None.
+
+  Raises:
+    UserError: if the folder cannot be made or holds another run; the message
+      names the keys that differ.
+  """
+  _make(workdir)
+  known, results = workdir / 'config.json', workdir / 'results.json'
+  if known.exists() and _has_begun(workdir):
+    before = flatten(
+      _read_json(
+        known,
+        'restore it, or start in another --workdir; nothing else there was '
+        'touched',
+      )
+    )
+    now = flatten(config)
     differing = sorted(
       key
       for key in before.keys() | now.keys()
@@ -91,17 +209,27 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
     if differing:
       lines = '; '.join(
         f'{key} was {before.get(key)!r}, is {now.get(key)!r}'
-        for key in differing
+        for key in differing[:_NAMED]
       )
+      if differing[_NAMED:]:
+        lines += f'; and {len(differing) - _NAMED} more'
       raise UserError(
         f'{workdir} holds another run: {lines}. Use another --workdir, or '
         'the same settings to go on with it.'
       )
-  elif (workdir / 'checkpoints').exists():
-    raise UserError(
-      f'{workdir} holds checkpoints but no config.json to tell what of: use '
-      'another --workdir.'
+  elif not known.exists():
+    for name in ('checkpoints', 'results.json', 'metrics.jsonl'):
+      if (workdir / name).exists():
+        raise UserError(
+          f'{workdir} holds {name} but no config.json to tell what of: use '
+          'another --workdir.'
+        )
+  finished = None
+  if results.exists():
+    finished = _read_json(
+      results,
+      'remove it, and the same command goes on from the last checkpoint',
+      needed=('job', 'metrics', 'seconds'),
     )
   write_json(known, config)
-  results = workdir / 'results.json'
-  return read_json(results) if results.exists() else None
+  return finished

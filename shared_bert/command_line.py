@@ -1,0 +1,267 @@
+"""What the commands share: flags, help, errors as sentences, exit codes.
+
+Exit codes: 0 done, 1 the user can mend it, 75 preempted (start me again),
+130 interrupted outside of training, 2 a bug of ours.
+"""
+
+import difflib
+import errno
+import os
+import pathlib
+import re
+import runpy
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from shared_bert.errors import Preempted, UserError
+from shared_bert.training.workdir import flatten
+
+_VERBOSE = flags.DEFINE_bool(
+  'verbose', False, 'Show the traceback of every error.'
+)
+_HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
+# What the file system refuses, and not because of a bug.
+_REFUSALS = (
+  'EACCES EDQUOT EFBIG EIO EISDIR ELOOP EMFILE ENAMETOOLONG ENFILE ENOSPC '
+  'ENOTDIR EPERM EROFS ESTALE'
+)
+_MENDABLE = {getattr(errno, name, -1) for name in _REFUSALS.split()}
+_KINDS = {
+  'bool': 'true or false',
+  'float': 'a number',
+  'int': 'a whole number',
+  'tuple': "values with commas between, such as \"('a', 'b')\"",
+}
+
+
+def run(command: Callable[[], None], argv: Sequence[str]) -> int:
+  """Parses flags, runs a command, turns errors into sentences.
+
+  Args:
+    command: the function; its module's docstring and flags are the help.
+    argv: of the process.
+
+  Returns:
+    The exit code.
+  """
+  for stream in (sys.stdout, sys.stderr):
+    # A path or a sentence must not fail for a terminal without its letters.
+    if hasattr(stream, 'reconfigure'):
+      stream.reconfigure(errors='backslashreplace')
+  try:
+    if _HELP & set(argv):
+      print(_help(sys.modules[command.__module__]))
+    else:
+      _parse(argv)
+      command()
+    sys.stdout.flush()
+  except Preempted as error:
+    print(error, file=sys.stderr)
+    return 75
+  except BrokenPipeError:
+    # Or Python would complain once more when it closes the stream.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(
+      'error: nobody reads the output any more: send it to a file instead '
+      '(> log.txt), and run the same command again.',
+      file=sys.stderr,
+    )
+    return 1
+  except KeyboardInterrupt:
+    print('interrupted; what was saved is kept.', file=sys.stderr)
+    return 130
+  except Exception as error:
+    sentence = _sentence(error)
+    if not sentence or flags.FLAGS['verbose'].value or '--verbose' in argv:
+      traceback.print_exc()
+    if not sentence:
+      print(
+        'error: this is a bug of shared_bert, not of yours.', file=sys.stderr
+      )
+      return 2
+    print('error:', ' '.join(sentence.splitlines()), file=sys.stderr)
+    return 1
+  return 0
+
+
+def config_of(flag: flags.FlagHolder) -> tuple[ConfigDict, str]:
+  """The config that a flag names.
+
+  Args:
+    flag: of `config_flags.DEFINE_config_file`, parsed.
+
+  Returns:
+    The config, and the path of its file.
+
+  Raises:
+    UserError: if none is named, or the file does not make one.
+  """
+  if not flags.FLAGS[flag.name].present:
+    raise UserError('name a config: --config=configs/quickstart.py')
+  named = config_flags.get_config_filename(flags.FLAGS[flag.name])
+  if not isinstance(flag.value, ConfigDict):
+    _load_config(named)  # says why
+  return flag.value, named.partition(':')[0]
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+  """The dotted name that was most likely meant, if any comes near."""
+  known = list(known)
+  last = name.rpartition('.')[2]
+  in_another_section = [k for k in known if k.rpartition('.')[2] == last]
+  close = difflib.get_close_matches(name, known, n=1)
+  return next(iter(in_another_section + close), None)
+
+
+def _sentence(error: Exception) -> str:
+  """What the user can do about an error; empty for a bug of ours."""
+  if isinstance(error, UserError):
+    return str(error)
+  if isinstance(error, OSError) and error.errno in _MENDABLE:
+    return (
+      f'{error.filename or "a file"} cannot be read or written '
+      f'({error.strerror}): make room, mend its permissions or name another '
+      'place, and run the same command again.'
+    )
+  # Of JAX, which is not imported for this.
+  if 'RESOURCE_EXHAUSTED' in str(error) or isinstance(error, MemoryError):
+    return (
+      'the memory is not enough: lower train.batch_size (or raise '
+      'train.accumulation), data.eval_batch_size or data.seq_len, set '
+      'model.remat=full, or take a smaller model.'
+    )
+  return ''
+
+
+def _parse(argv: Sequence[str]) -> None:
+  """Parses the flags.
+
+  Raises:
+    UserError: naming the first that is wrong.
+  """
+  try:
+    rest = flags.FLAGS(argv)
+  except UserError:
+    raise
+  except Exception as error:  # A config is code of the user's: anything.
+    _explain_config(argv)
+    if isinstance(error, flags.UnrecognizedFlagError):
+      name = error.flagname
+      if name.startswith('config.'):
+        raise UserError(
+          f'name a config before --{name}: --config=….'
+        ) from error
+      close = nearest(name, flags.FLAGS)
+      hint = f'; did you mean --{close}?' if close else ': see --help.'
+      raise UserError(f'there is no flag --{name}{hint}') from error
+    if wrong := re.match(r'flag --([^=]+)=(.*?): ', str(error), re.DOTALL):
+      kind = flags.FLAGS[wrong[1]].parser.flag_type()
+      raise UserError(
+        f'--{wrong[1]}={wrong[2]} should be {_KINDS.get(kind, kind)}.'
+      ) from error
+    if isinstance(error, flags.Error):
+      raise UserError(f'{error}.') from error
+    raise
+  if len(rest) > 1:
+    raise UserError(f'{rest[1]!r} is not a flag: flags are --name=value.')
+
+
+def _explain_config(argv: Sequence[str]) -> None:
+  """Says what is wrong with the config or the names of its keys, if it is.
+
+  Raises:
+    UserError: naming the line or the key.
+  """
+  arguments = list(argv[1:])
+  named = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
+  if '--config' in arguments[:-1]:
+    named.append(arguments[arguments.index('--config') + 1])
+  if 'config' not in flags.FLAGS or not named:
+    return
+  config = _load_config(named[-1])
+  keys = list(flatten(config.to_dict()))
+  for argument in arguments:
+    found = re.match(r'--?(?:no)?config\.([^=]+)', argument)
+    if not found or found[1] in keys:
+      continue
+    inside = [key for key in keys if key.startswith(found[1] + '.')]
+    if inside:
+      raise UserError(
+        f'{argument}: {found[1]} is a section; set one of its keys, such as '
+        f'--config.{inside[0]}=….'
+      )
+    close = nearest(found[1], keys)
+    raise UserError(
+      f'--config.{found[1]}: {named[-1]} has no such key'
+      + (f'; did you mean --config.{close}?' if close else '.')
+    )
+
+
+def _load_config(named: str) -> ConfigDict:
+  """Makes a config of `FILE[:ARGUMENT]`, for its errors.
+
+  Raises:
+    UserError: with the line of the file, if it does not make one.
+  """
+  path, colon, argument = named.partition(':')
+  if not pathlib.Path(path).is_file():
+    what = path if path else 'without a name'
+    raise UserError(f'there is no config {what}: see the folder configs.')
+  try:
+    module = runpy.run_path(path)
+    config = module['get_config'](*([argument] if colon else []))
+  except UserError:
+    raise
+  except SyntaxError as error:
+    raise UserError(
+      f'{path}, line {error.lineno}: {error.msg}. A config is a Python file '
+      'with a function get_config.'
+    ) from error
+  except KeyError as error:
+    if error.args == ('get_config',):
+      raise UserError(
+        f'{path} has no function get_config: a config is a Python file with '
+        'one, see the folder configs.'
+      ) from error
+    raise _fault_of_config(path, error) from error
+  except Exception as error:
+    raise _fault_of_config(path, error) from error
+  if not isinstance(config, ConfigDict):
+    raise UserError(
+      f'{path}: get_config returns {type(config).__name__}: start from '
+      'shared_bert.config.pretrain_defaults() and return it.'
+    )
+  return config
+
+
+def _fault_of_config(path: str, error: Exception) -> UserError:
+  """An exception in a config, with the line that it came from."""
+  lines = [
+    frame.lineno
+    for frame in traceback.extract_tb(error.__traceback__)
+    if frame.filename == path
+  ]
+  where = f'{path}, line {lines[-1]}' if lines else path
+  return UserError(
+    f'{where}: {type(error).__name__}: {error}. Mend the config.'
+  )
+
+
+def _help(module: ModuleType) -> str:
+  """A module's docstring and flags."""
+  lines = [(module.__doc__ or '').strip(), '']
+  shown = flags.FLAGS.get_key_flags_for_module(module)
+  for flag in [*shown, flags.FLAGS[_VERBOSE.name]]:
+    no = '[no]' if flag.boolean else ''
+    told = '' if flag.default in (None, False, []) else f' ({flag.default})'
+    lines.append(f'  --{no}{flag.name}')
+    lines += textwrap.wrap(
+      flag.help + told, 78, initial_indent='      ', subsequent_indent='      '
+    )
+  return '\n'.join(lines)

@@ -1,0 +1,23 @@
+"""TensorFlow is for files only: imported late and kept off accelerators."""
+
+import os
+from typing import Any
+
+
+def import_tensorflow() -> Any:
+  """Imports TensorFlow, which then sees neither GPU nor TPU.
+
+  JAX has the accelerators; TensorFlow would take their memory.
+
+  Returns:
+    The module `tensorflow`.
+
+  Raises:
+    ImportError: it is not installed.
+  """
+  os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  import tensorflow as tf
+
+  tf.config.set_visible_devices([], 'GPU')
+  tf.config.set_visible_devices([], 'TPU')
+  return tf
