@@ -338,6 +338,27 @@ def test_links_lead_somewhere(path):
     assert not anchor or anchor in anchors(target), link
 
 
+# Of messages, as people will search for them.
+QUOTED = (
+  'holds another run',
+  'was trained with another',
+  'no better than always saying the commonest',
+  'cannot be shared equally by',
+  'is only read with data.source=local',
+  'TensorBoard: off, since',
+  'does not fit this model',
+)
+
+
+def test_messages_that_are_explained_are_those_of_the_code():
+  explained = (ROOT / 'docs' / 'faq.md').read_text(encoding='utf-8')
+  explained = ' '.join(explained.split())
+  code = [path.read_text() for path in (ROOT / 'shared_bert').rglob('*.py')]
+  for message in QUOTED:
+    assert message in explained, message
+    assert any(message in text for text in code), message
+
+
 def reference_module():
   spec = importlib.util.spec_from_file_location(
     'make_config_reference', ROOT / 'docs' / 'make_config_reference.py'
