@@ -6,8 +6,8 @@ Pre-trains and fine-tunes a tiny BERT on a small English grammar, once with
 shared and once with standard attention, and prints both.
 
 Unseen compositions, three seeds (docs/results.md): 96.3 ± 0.9 % with shared,
-97.5 ± 0.8 % with standard attention; majority class 33.3 %. Time on a 2-core
-x86-64 machine: 168 s at the head of a busy queue, 223 CPU seconds.
+97.5 ± 0.8 % with standard attention; majority class 33.3 %. Time, compilation
+included, on an idle 2-core x86-64 machine: 145 s, 228 CPU seconds.
 """
 
 from shared_bert import config as config_lib

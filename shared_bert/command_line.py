@@ -4,17 +4,21 @@ Exit codes: 0 done, 1 the user can mend it, 75 preempted (start me again),
 130 interrupted outside of training, 2 a bug of ours.
 """
 
+import contextlib
 import difflib
 import errno
 import os
 import pathlib
 import re
 import runpy
+import signal
 import sys
 import textwrap
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -59,7 +63,8 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
       print(_help(sys.modules[command.__module__]))
     else:
       _parse(argv)
-      command()
+      with _terminable():
+        command()
     sys.stdout.flush()
   except Preempted as error:
     print(error, file=sys.stderr)
@@ -88,6 +93,27 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
     print('error:', ' '.join(sentence.splitlines()), file=sys.stderr)
     return 1
   return 0
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+  """SIGTERM outside of training, which saves first, is a preemption too."""
+
+  def stop(number: int, frame: Any) -> None:
+    del number, frame
+    raise Preempted(
+      'stopped by SIGTERM; what was saved is kept, and the same command goes '
+      'on from there.'
+    )
+
+  if threading.current_thread() is not threading.main_thread():
+    yield
+    return
+  before = signal.signal(signal.SIGTERM, stop)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
 
 
 def config_of(flag: flags.FlagHolder) -> tuple[ConfigDict, str]:

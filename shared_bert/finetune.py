@@ -105,7 +105,7 @@ def finetune(
     ],
   )
   say(plan)
-  epoch = max(1, round(rows.num_rows / train.batch_size))
+  epoch = -(-rows.num_rows // train.batch_size)  # the last one ends the run
   outcome = run_lib.run(
     config.to_dict(),
     workdir,

@@ -126,7 +126,7 @@ class MaskedModel:
   def evaluate(self, params: Any) -> Evaluation:
     """Loss, accuracy and perplexity of the held-out rows, if there are any."""
     if not self.num_heldout:
-      say('no document is held out: the corpus is too small to evaluate on.')
+      say('no document is held out, so there is nothing to evaluate on.')
       return Evaluation({})
     sums = evaluation_lib.evaluate_sums(
       self._evaluate_batch, params, self._heldout_batches()

@@ -3,8 +3,10 @@
 import errno
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -261,3 +263,14 @@ def test_a_reader_that_leaves_is_no_bug():
   assert done.returncode == 1
   assert done.stderr.startswith('error: nobody reads the output')
   assert done.stderr.count('\n') == 1
+
+
+def test_sigterm_outside_of_training_is_a_preemption(capsys):
+  def command():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+  before = signal.getsignal(signal.SIGTERM)
+  assert command_line.run(command, ['command']) == 75
+  assert 'the same command goes on' in capsys.readouterr().err
+  assert signal.getsignal(signal.SIGTERM) is before

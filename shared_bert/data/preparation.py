@@ -111,6 +111,13 @@ def prepare_corpus(
     _publish(partial, output)
   corpus = corpus_lib.open_corpus(output)
   _say(f'wrote {output}: {_summary(corpus.manifest)}')
+  counts = corpus.manifest['counts']
+  if heldout_fraction and not counts['heldout_rows']:
+    _say(
+      f'none of the {counts["documents"]:,} documents is held out, so there is '
+      'nothing to evaluate on: give more text, with blank lines between '
+      'documents, or a larger --heldout_fraction'
+    )
   return corpus
 
 

@@ -217,6 +217,8 @@ def train(
   pending: tuple[int, Sums] | None = None
   stop = start if is_exhausted(start) else total
   with _StopSignals() as signals, contextlib.closing(trace):
+    if start < stop:
+      say('compiling the first step, which can take a minute …')
     if start == 0:
       look_inside(0)
     for step, batch in enumerate(batches(start, stop), start + 1):
