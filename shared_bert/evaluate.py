@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
@@ -15,9 +16,9 @@ from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import parameters
+from shared_bert.model.config import BertConfig
 from shared_bert.task_model import TaskModel
 from shared_bert.training import mesh as mesh_lib
-from shared_bert.training import metrics as metrics_lib
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.checkpoint import open_checkpoint
@@ -68,8 +69,13 @@ def evaluate(
     f'evaluating  step {checkpoint.step:,} of {checkpoint.path}\n'
     f'model       {plan_lib.model_line(trained.model.size, model_config)}'
   )
-  score = _score_words if asked == 'pretrain' else _score_task
-  found = score(config, model_config, tokenizer, checkpoint, workdir, options)
+  mesh = mesh_lib.make_mesh()
+  build = _masked_model if asked == 'pretrain' else _task_model
+  model = build(config, model_config, tokenizer, checkpoint, mesh, options)
+  params = checkpoint.load_params(parameters.abstract(model.make))
+  metrics = model.evaluate(params).metrics
+  if isinstance(model, TaskModel) and config.data.predict_test:
+    model.write_predictions(params, workdir / 'predictions')
   return run_lib.finish(
     workdir,
     {
@@ -78,58 +84,47 @@ def evaluate(
       'step': checkpoint.step,
       'attention': model_config.attention,
       'seconds': time.monotonic() - started,
-      **found,
+      'parameters': parameters.count(params),
+      **model.report(metrics),
     },
     options,
   )
 
 
-def _score_words(
+def _masked_model(
   config: ConfigDict,
-  model_config: Any,
+  model_config: BertConfig,
   tokenizer: Tokenizer,
   checkpoint: Checkpoint,
-  workdir: pathlib.Path,
+  mesh: Mesh,
   options: Options,
-) -> dict[str, Any]:
-  """Held-out rows of a corpus."""
-  del workdir
-  corpus = pretrain_lib.open_corpus(config)
-  if corpus.tokenizer.sha256 != tokenizer.sha256:
-    raise UserError(
-      f'{config.data.corpus or "the corpus"} has another vocabulary than '
-      f'init_from={config.init_from}: prepare the text with '
-      f'--vocab={checkpoint.path}.'
-    )
-  rows = config.data.heldout_rows or len(corpus.heldout)
-  rows = min(rows, config.train.batch_size) if options.dry_run else rows
-  mesh = mesh_lib.make_mesh()
+) -> MaskedModel:
+  """On the held-out rows of a corpus."""
   mesh_lib.check_batch_size('train.batch_size', config.train.batch_size, mesh)
-  model = MaskedModel(
-    model_config, config, tokenizer, corpus.heldout[:rows], mesh
-  )
-  params = checkpoint.load_params(parameters.abstract(model.make))
-  return {
-    'parameters': parameters.count(params),
-    'metrics': model.evaluate(params).metrics,
-  }
+  heldout = pretrain_lib.open_corpus(config, checkpoint).heldout
+  rows = config.data.heldout_rows or len(heldout)
+  rows = min(rows, config.train.batch_size) if options.dry_run else rows
+  return MaskedModel(model_config, config, tokenizer, heldout[:rows], mesh)
 
 
-def _score_task(
+def _task_model(
   config: ConfigDict,
-  model_config: Any,
+  model_config: BertConfig,
   tokenizer: Tokenizer,
   checkpoint: Checkpoint,
-  workdir: pathlib.Path,
+  mesh: Mesh,
   options: Options,
-) -> dict[str, Any]:
-  """Splits of a task; those without labels are predicted."""
+) -> TaskModel:
+  """On splits of a task; those without labels are predicted."""
   labels = checkpoint.metadata.get('label_names')
   if labels is None:
     raise UserError(
       f'init_from={config.init_from} does not say what its classes mean: it '
       'was saved by an earlier version; fine-tune again.'
     )
+  mesh_lib.check_batch_size(
+    'data.eval_batch_size', config.data.eval_batch_size, mesh
+  )
   loaded = task_data.load_task(config.data, evaluating=True, label_names=labels)
   if list(loaded.task.label_names) != labels:
     raise UserError(
@@ -142,22 +137,4 @@ def _score_task(
   if options.dry_run:
     data = data.head(config.data.eval_batch_size)
   say('\n'.join(task_data.describe(data, tokenizer, config.data.seq_len)))
-  mesh = mesh_lib.make_mesh()
-  mesh_lib.check_batch_size(
-    'data.eval_batch_size', config.data.eval_batch_size, mesh
-  )
-  model = TaskModel(model_config, data, config, mesh)
-  params = checkpoint.load_params(parameters.abstract(model.make))
-  metrics = model.evaluate(params).metrics
-  if config.data.predict_test:
-    model.write_predictions(params, workdir / 'predictions')
-  majority = metrics_lib.majority_rates(data.labels, data.task.is_regression)
-  sizes = {split: len(examples) for split, examples in data.splits.items()}
-  return {
-    'task': data.task.name,
-    'parameters': parameters.count(params),
-    'metrics': metrics,
-    'examples': sizes,
-    'majority': majority,
-    'collapsed': metrics_lib.collapsed_splits(metrics, majority, sizes),
-  }
+  return TaskModel(model_config, data, config, mesh)

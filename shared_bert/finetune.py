@@ -15,10 +15,10 @@ from shared_bert.data import glue
 from shared_bert.model import parameters
 from shared_bert.task_model import TaskModel
 from shared_bert.training import mesh as mesh_lib
-from shared_bert.training import metrics as metrics_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
+from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
 from shared_bert.training.run import Options
@@ -60,14 +60,15 @@ def finetune(
   )
 
   # Data: every split as padded rows; unlabelled ones are only predicted.
+  start = open_checkpoint(config.init_from) if config.init_from else None
   loaded = task_data.load_task(config.data)
-  tokenizer = task_data.open_tokenizer(config, loaded, workdir)
+  tokenizer = task_data.open_tokenizer(config.data, loaded, workdir, start)
   data = task_data.encode(loaded, tokenizer, config.data.seq_len)
   fingerprint = glue.fingerprint(data.splits)
   described = task_data.describe(data, tokenizer, config.data.seq_len)
   if options.dry_run:
     data = data.head(config.data.eval_batch_size)
-  task, labels = data.task, data.labels
+  task = data.task
   rows = batches_lib.Rows(
     data.arrays['train'],
     train.batch_size,
@@ -119,6 +120,7 @@ def finetune(
       checkpoint_every=train.checkpoint_every,
       patience=train.early_stopping,
     ),
+    start=start,
     make_params=make_params,
     loss_function=task_model.loss_sums,
     metric_names=task_model.metric_names,
@@ -136,31 +138,23 @@ def finetune(
     },
     files=tokenizer.files(),
     plan=plan,
-    best_metric=f'{next(iter(labels))}/{task.primary_metric}',
+    best_metric=f'{next(iter(data.labels))}/{task.primary_metric}',
     options=options,
   )
 
   # Leaderboard files, from the last step as the metrics are.
   if config.data.predict_test:
     task_model.write_predictions(outcome.params, workdir / 'predictions')
-  majority = metrics_lib.majority_rates(labels, task.is_regression)
-  sizes = {split: len(examples) for split, examples in data.splits.items()}
   return run_lib.finish(
     workdir,
     {
       'job': 'finetune',
-      'task': task.name,
       'attention': model.attention,
       'steps': outcome.steps,
       'seconds': outcome.seconds,
       'parameters': parameters.count(outcome.params),
-      'metrics': outcome.evaluation,
       'best': outcome.best,
-      'examples': sizes,
-      'majority': majority,
-      'collapsed': metrics_lib.collapsed_splits(
-        outcome.evaluation, majority, sizes
-      ),
+      **task_model.report(outcome.evaluation),
     },
     options,
   )

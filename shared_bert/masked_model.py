@@ -134,6 +134,10 @@ class MaskedModel:
     perplexity = float(np.exp(sums['loss']))
     return Evaluation({'heldout': sums | {'perplexity': perplexity}})
 
+  def report(self, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """What `results.json` says of a model with these metrics."""
+    return {'metrics': metrics}
+
   @functools.cached_property
   def attention_entropy(self) -> Callable[[Any], dict[str, float]]:
     """Parameters to numbers about attention on held-out rows, unmasked."""

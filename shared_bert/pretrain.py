@@ -23,6 +23,7 @@ from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
 from shared_bert.training.run import Options
+from shared_bert.training.step_folders import Checkpoint
 
 
 @workdir_lib.alone_in_workdir
@@ -58,13 +59,8 @@ def pretrain(
   )
 
   # Data: rows of tokens, the same for every run on this corpus.
-  corpus = open_corpus(config)
+  corpus = open_corpus(config, start)
   tokenizer = corpus.tokenizer
-  if start and start.metadata.get('tokenizer_sha256') != tokenizer.sha256:
-    raise UserError(
-      f'init_from={config.init_from} has another vocabulary than the text: '
-      f'prepare it with that one, {start.path / "vocab.txt"}.'
-    )
   rows = batches_lib.Rows(
     {'input_ids': corpus.train}, train.batch_size, config.seed
   )
@@ -117,6 +113,7 @@ def pretrain(
       evaluate_every=train.eval_every,
       checkpoint_every=train.checkpoint_every,
     ),
+    start=start,
     make_params=make_params,
     loss_function=masked_model.loss_sums,
     metric_names=masked_model.metric_names,
@@ -143,23 +140,35 @@ def pretrain(
       'steps': outcome.steps,
       'seconds': outcome.seconds,
       'parameters': parameters.count(outcome.params),
-      'metrics': outcome.evaluation,
+      **masked_model.report(outcome.evaluation),
       'data_fingerprint': corpus.fingerprint,
     },
     options,
   )
 
 
-def open_corpus(config: ConfigDict) -> Corpus:
+def open_corpus(config: ConfigDict, checkpoint: Checkpoint | None) -> Corpus:
   """The corpus that `data` names: embedded, prepared, or prepared now.
 
   Args:
     config: of a pre-training run.
+    checkpoint: whose model will read it, or None.
 
   Raises:
-    UserError: if there is none, or it was made for another `data.seq_len`.
+    UserError: if there is none, it was made for another `data.seq_len`, or
+      the checkpoint has another vocabulary.
   """
-  data = config.data
+  corpus = _find_corpus(config.data)
+  ours = corpus.tokenizer.sha256
+  if checkpoint and checkpoint.metadata.get('tokenizer_sha256') != ours:
+    raise UserError(
+      f'init_from={config.init_from} has another vocabulary than the text: '
+      f'prepare it with that one, --vocab={checkpoint.path / "vocab.txt"}.'
+    )
+  return corpus
+
+
+def _find_corpus(data: ConfigDict) -> Corpus:
   if data.source == 'toy':
     return toy.toy_corpus(data.seq_len)
   folder = data.corpus

@@ -17,8 +17,8 @@ from shared_bert.data.encoding import encode_examples
 from shared_bert.data.glue import TASKS, Examples, Task
 from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
 from shared_bert.errors import UserError
-from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
+from shared_bert.training.step_folders import Checkpoint
 
 Arrays = dict[str, np.ndarray]
 
@@ -204,7 +204,10 @@ def encode(loaded: TaskData, tokenizer: Tokenizer, seq_len: int) -> TaskData:
 
 
 def open_tokenizer(
-  config: ConfigDict, loaded: TaskData, workdir: pathlib.Path
+  data: ConfigDict,
+  loaded: TaskData,
+  workdir: pathlib.Path,
+  start: Checkpoint | None,
 ) -> Tokenizer:
   """That of the checkpoint started from, or given, or trained on the task.
 
@@ -212,19 +215,20 @@ def open_tokenizer(
   gives another one each time, and a run that goes on needs its own.
 
   Args:
-    config: of a fine-tuning run.
+    data: as in `config.finetune_defaults`.
     loaded: the task, whose training texts a vocabulary may be made of.
     workdir: of the run.
+    start: checkpoint that the run starts from, or None.
 
   Raises:
-    UserError: if there is no such checkpoint or vocabulary.
+    UserError: if there is no such vocabulary.
   """
-  if config.init_from:
-    return Tokenizer.load(open_checkpoint(config.init_from).path)
-  if config.data.source == 'toy':
+  if start:
+    return Tokenizer.load(start.path)
+  if data.source == 'toy':
     return toy.toy_tokenizer()
-  if config.data.vocab:
-    return Tokenizer.load(config.data.vocab)
+  if data.vocab:
+    return Tokenizer.load(data.vocab)
   folder = workdir / 'vocabulary'
   if not folder.is_dir():
     say(
@@ -235,7 +239,7 @@ def open_tokenizer(
     train = loaded.splits['train']
     texts = [*train.text_a, *(train.text_b or ())]
     partial = workdir / 'vocabulary.partial'
-    train_wordpiece(texts, config.data.vocab_size).save(partial)
+    train_wordpiece(texts, data.vocab_size).save(partial)
     partial.rename(folder)
   return Tokenizer.load(folder)
 

@@ -123,6 +123,27 @@ class TaskModel:
         )
     return Evaluation(metrics, pictures)
 
+  def report(self, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """What `results.json` says of a model with these metrics.
+
+    Args:
+      metrics: by split, from `evaluate`.
+
+    Returns:
+      The task, the metrics, how many examples each split has, the share of
+      the commonest class and the splits that the model does no better on.
+    """
+    data = self._data
+    majority = metrics_lib.majority_rates(data.labels, data.task.is_regression)
+    sizes = {split: len(examples) for split, examples in data.splits.items()}
+    return {
+      'task': data.task.name,
+      'metrics': metrics,
+      'examples': sizes,
+      'majority': majority,
+      'collapsed': metrics_lib.collapsed_splits(metrics, majority, sizes),
+    }
+
   @functools.cached_property
   def attention_entropy(self) -> Callable[[Any], dict[str, float]]:
     """Parameters to numbers about attention on the first rows to evaluate."""

@@ -11,6 +11,7 @@ from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import run as run_lib
 from shared_bert.training import step as step_lib
+from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.evaluation import Evaluation, watch_attention
 from shared_bert.training.loop import LoopSettings
 
@@ -130,7 +131,6 @@ def run(
     {
       'seed': seed,
       'tensorboard': tensorboard,
-      'init_from': init_from,
       'train': {
         'keep_checkpoints': 2,
         'accumulation': 1,
@@ -140,6 +140,7 @@ def run(
     workdir,
     mesh,
     LoopSettings('tiny', steps, B, log_every, evaluate_every, checkpoint_every),
+    start=open_checkpoint(init_from) if init_from else None,
     make_params=lambda: parameters.initialise(
       maker(config), jax.random.key(seed)
     ),

@@ -17,7 +17,7 @@ import shared_bert
 from shared_bert.errors import UserError
 from shared_bert.model.parameters import name_of, named_leaves
 from shared_bert.training import state_io
-from shared_bert.training.checkpoint import Checkpoints, open_checkpoint
+from shared_bert.training.checkpoint import Checkpoints
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, say
 from shared_bert.training.loop import LoopSettings, train
@@ -95,6 +95,7 @@ def run(
   mesh: Mesh,
   settings: LoopSettings,
   *,
+  start: Checkpoint | None,
   make_params: Callable[[], Any],
   loss_function: LossFunction,
   metric_names: tuple[str, ...],
@@ -116,6 +117,7 @@ def run(
     workdir: of the run.
     mesh: of the devices.
     settings: when the loop does what.
+    start: checkpoint whose parameters a new run begins with, or None.
     make_params: traced; the initial parameters.
     loss_function: as for `make_train_step`.
     metric_names: those it returns.
@@ -167,9 +169,7 @@ def run(
         f'no checkpoint in {checkpoints.directory} is intact: remove the '
         'folder to begin again, or use another --workdir; nothing was touched.'
       )
-    start = None
-    if config['init_from']:
-      start = open_checkpoint(config['init_from'])
+    if start is not None:
       check_fit(jax.eval_shape(make_params), start)
     state = init_state(*parts)
     if start is not None:
