@@ -12,12 +12,15 @@ WORKDIR ?= runs/quickstart
 .DEFAULT_GOAL := help
 # Two pip processes must not write into one environment.
 .NOTPARALLEL:
-.PHONY: help quickstart test test-slow lint format docs clean
+.PHONY: help install quickstart test test-slow lint format docs clean
 
 help:  ## Say what there is.
 	@echo 'make TARGET [PYTHON=python3.12] [EXTRAS="cuda ..."]'
 	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' $(MAKEFILE_LIST) \
 	  | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
+
+install: $(EXTRAS:%=$(VENV)/.has-%) $(VENV)/.has-package
+install:  ## Make the environment, and do no more.
 
 quickstart: $(EXTRAS:%=$(VENV)/.has-%) $(VENV)/.has-package
 # Huge pages for XLA's buffers: docs/results.md, "What helps on a CPU".

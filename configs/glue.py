@@ -17,4 +17,4 @@ from shared_bert import config as config_lib
 
 def get_config(arg=None):
   """The config; `arg` may name `task`, `size` and `attention`."""
-  return config_lib.glue_config('mnli', arg)
+  return config_lib.glue_config(arg)

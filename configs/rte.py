@@ -9,4 +9,4 @@ from shared_bert import config as config_lib
 
 def get_config(arg=None):
   """As `configs/glue.py`; `arg` may name `size` and `attention`."""
-  return config_lib.glue_config('rte', arg)
+  return config_lib.glue_config(arg, task='rte')

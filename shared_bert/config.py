@@ -109,13 +109,13 @@ def finetune_defaults() -> ConfigDict:
       'train': _train(),
       'data': {
         'source': 'tfds',  # or local, files, toy (the embedded language)
-        'task': 'mnli',  # of GLUE; all for the nine of them
+        'task': 'mnli',  # of GLUE; several with commas, all for the nine
         'dir': 'data',  # tfds: where it is downloaded and prepared, once
         'glue_dir': '',  # local: in the layout of the official archives
         'train_file': '',  # files: own data, .csv, .tsv or .jsonl (.gz)
         'dev_file': '',  # files: evaluated
         'test_file': '',  # files: evaluated with labels, else predicted
-        'text_columns': ('sentence',),  # files: one column or two
+        'text_columns': ('sentence',),  # files: one, or "('one','two')"
         'label_column': 'label',  # files: in every file but the test file
         'label_names': (),  # files: in order; empty: those of the train file
         'regression': False,  # files: labels are numbers
@@ -136,17 +136,18 @@ def finetune_defaults() -> ConfigDict:
   return config
 
 
-def glue_config(task: str, arg: str | None = None) -> ConfigDict:
-  """Fine-tuning on one GLUE task.
+def glue_config(arg: str | None, task: str | None = None) -> ConfigDict:
+  """Fine-tuning on GLUE.
 
   Args:
-    task: of `shared_bert.data.glue_tasks.TASKS`, or `all`, unless `arg` names
-      one.
-    arg: after the colon of `--config=`: `task`, `size`, `attention`.
+    arg: after the colon of `--config=`: `size`, `attention`, and `task` (of
+      `shared_bert.data.glue_tasks.TASKS`, or `all`) unless that is given.
+    task: the task of a config of one.
   """
-  args = parse_arg(arg, task=task, size='base', attention='shared')
+  choice = {} if task else {'task': 'mnli'}
+  args = parse_arg(arg, **choice, size='base', attention='shared')
   config = finetune_defaults()
-  config.data.task = args.task
+  config.data.task = task or args.task
   config.model.size = args.size
   config.model.attention = args.attention
   return config
@@ -246,7 +247,7 @@ def warmup_steps(config: ConfigDict, total: int) -> int:
 
 def tasks_of(config: ConfigDict) -> list[str]:
   """The tasks of a fine-tuning config, those that others start from first."""
-  if config.data.task != 'all':
-    return [config.data.task]
-  tasks = [name for name, task in TASKS.items() if not task.trained_as]
+  tasks = [name.strip() for name in config.data.task.split(',')]
+  if tasks == ['all']:
+    tasks = [name for name, task in TASKS.items() if not task.trained_as]
   return sorted(tasks, key=lambda name: config.from_mnli and name != 'mnli')

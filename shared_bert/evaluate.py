@@ -1,5 +1,6 @@
 """Evaluating a checkpoint: its metrics and predictions, without training."""
 
+import copy
 import pathlib
 import time
 from typing import Any
@@ -33,7 +34,8 @@ def evaluate(
 ) -> dict[str, Any]:
   """Scores the checkpoint `init_from` on the data of this config.
 
-  The model is the checkpoint's: the `model` keys of the config do not count.
+  The model is the checkpoint's, and the rows of a task are as long as in its
+  training: the `model` keys of the config and `data.seq_len` do not count.
 
   Args:
     config: of `pretrain_defaults` or `finetune_defaults` with `job='eval'`,
@@ -60,6 +62,10 @@ def evaluate(
       'was trained with.'
     )
   tokenizer = Tokenizer.load(checkpoint.path)
+  # Longer rows would meet positions that were never trained.
+  if asked == 'finetune':
+    config = copy.deepcopy(config)
+    config.data.seq_len = trained.data.seq_len
   model_config = config_lib.model_config(
     ConfigDict({'model': trained.model, 'data': config.data}),
     tokenizer.vocab_size,

@@ -44,7 +44,9 @@ _PROFILE = flags.DEFINE_string(
 def _job(config):
   """The function of a config's job; imported late, for --help's sake."""
   name = {'eval': 'evaluate'}.get(config.job, config.job)
-  if name == 'finetune' and (config.seeds or config.data.task == 'all'):
+  if name == 'finetune' and (
+    config.seeds or config.data.task == 'all' or ',' in config.data.task
+  ):
     name = 'suite'
   return getattr(importlib.import_module(f'shared_bert.{name}'), name)
 

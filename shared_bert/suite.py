@@ -49,8 +49,8 @@ def suite(
   workdir_lib.claim_for_several(workdir)
   tasks = config_lib.tasks_of(config)
   # The last task's files are not missed after days of training on the others.
-  for task in tasks if config.data.source == 'local' else ():
-    glue.check_files(task, config.data.glue_dir)
+  if config.data.source == 'local':
+    _check_files(tasks, config.data.glue_dir)
   seeds = list(config.seeds) or [config.seed]
   runs: dict[str, dict[int, dict[str, Any]]] = {task: {} for task in tasks}
   for seed in seeds:
@@ -94,6 +94,29 @@ def suite(
   return results
 
 
+def _check_files(tasks: list[str], glue_dir: str) -> None:
+  """Names every task whose files are not there, not only the first.
+
+  Raises:
+    UserError: if one is not.
+  """
+  missing = {}
+  for task in tasks:
+    try:
+      glue.check_files(task, glue_dir)
+    except UserError as error:
+      missing[task] = error
+  there = [task for task in tasks if task not in missing]
+  if len(missing) == 1 or (missing and not there):
+    raise next(iter(missing.values()))
+  if missing:
+    folders = ', '.join(f'{task} ({TASKS[task].folder})' for task in missing)
+    raise UserError(
+      f'{glue_dir} has no files of {folders}: bring them, or train the tasks '
+      f'that are there with --config.data.task={",".join(there)}.'
+    )
+
+
 def _one(
   config: ConfigDict, task: str, seed: int, workdir: pathlib.Path
 ) -> ConfigDict:
@@ -101,7 +124,7 @@ def _one(
   one = copy.deepcopy(config)
   one.data.task, one.seed, one.seeds = task, seed, ()
   if config.from_mnli and task in STARTED_FROM_MNLI:
-    one.init_from = str(workdir / 'mnli' / f'seed-{seed}')
+    one.init_from = str(workdir.absolute() / 'mnli' / f'seed-{seed}')
   one.from_mnli = False
   return one
 

@@ -6,8 +6,7 @@ What fine-tuning and evaluating share: where the examples come from
 
 import dataclasses
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -17,6 +16,7 @@ from shared_bert.data.encoding import encode_examples
 from shared_bert.data.glue import TASKS, Examples, Task
 from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
 from shared_bert.errors import UserError
+from shared_bert.training import step_folders
 from shared_bert.training.logging import say
 from shared_bert.training.step_folders import Checkpoint
 
@@ -90,7 +90,10 @@ class TaskData:
 
 
 def load_task(
-  data: ConfigDict, *, evaluating: bool = False, label_names: Any = ()
+  data: ConfigDict,
+  *,
+  evaluating: bool = False,
+  label_names: Sequence[str] | None = None,
 ) -> TaskData:
   """The task that the `data` keys of a config name, not yet encoded.
 
@@ -98,7 +101,8 @@ def load_task(
     data: as in `config.finetune_defaults`.
     evaluating: only the splits of `data.splits`, or all but `train` if it
       names none; otherwise all.
-    label_names: of own data, where `data.label_names` does not say.
+    label_names: of a model to evaluate, none for scores: own data has these
+      where the config does not say.
 
   Returns:
     The task with every split that is there; says which optional ones are not.
@@ -121,8 +125,8 @@ def load_task(
       data.test_file,
       text_columns=tuple(data.text_columns),
       label_column=data.label_column,
-      label_names=tuple(data.label_names or label_names),
-      regression=data.regression,
+      label_names=tuple(data.label_names or label_names or ()),
+      regression=data.regression or label_names == [],
     )
     for remark in own_files.remarks(task, splits):
       say(remark)
@@ -230,6 +234,10 @@ def open_tokenizer(
   if data.vocab:
     return Tokenizer.load(data.vocab)
   folder = workdir / 'vocabulary'
+  if not folder.is_dir() and (
+    begun := step_folders.open_newest(workdir / 'checkpoints')
+  ):
+    return Tokenizer.load(begun.path)
   if not folder.is_dir():
     say(
       'init_from is not set: the model starts from fresh parameters, with a '

@@ -111,10 +111,11 @@ class TaskModel:
     """The metrics and confusions of every split to evaluate."""
     task, metrics, pictures = self._data.task, {}, {}
     for split, gold in self._data.labels.items():
-      predictions = predictions_of(task, self.outputs_of(params, split))
+      outputs = self.outputs_of(params, split)
+      predictions = predictions_of(task, outputs)
       metrics[split] = metrics_lib.evaluate_metrics(
         self._data.metrics_of(split), predictions, gold
-      )
+      ) | {'loss': metrics_lib.mean_loss(outputs, gold)}
       if not task.is_regression:
         pictures[f'{split}/confusion'] = functools.partial(
           pictures_lib.confusion_matrix,

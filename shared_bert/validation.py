@@ -260,12 +260,15 @@ def _validate_task(config: ConfigDict) -> None:
       f'data.text_columns={tuple(data.text_columns)} must name one column or '
       'two.'
     )
+  tasks = config_lib.tasks_of(config)
   if data.source in ('tfds', 'local'):
-    if data.task != 'all':
-      get_task(data.task)
-  elif data.task == 'all':
+    for task in tasks:
+      get_task(task)
+    if len(set(tasks)) < len(tasks):
+      raise UserError(f'data.task={data.task} names a task twice.')
+  elif len(tasks) > 1:
     raise UserError(
-      'data.task=all trains the tasks of GLUE, which come from '
+      f'data.task={data.task} trains tasks of GLUE, which come from '
       f'data.source=tfds or local, not from {data.source}.'
     )
   if len(set(config.seeds)) != len(config.seeds):
@@ -274,12 +277,12 @@ def _validate_task(config: ConfigDict) -> None:
     raise UserError(
       f'seeds={tuple(config.seeds)} must be from 0 to 4294967295.'
     )
-  if config.from_mnli and data.task != 'all':
+  if config.from_mnli and (len(tasks) < 2 or 'mnli' not in tasks):
     raise UserError(
-      'from_mnli needs data.task=all, which trains MNLI; with one task set '
-      'init_from to the workdir of an MNLI run.'
+      'from_mnli needs data.task=all, or tasks with MNLI among them; with one '
+      'task set init_from to the workdir of an MNLI run.'
     )
-  if config.job == 'eval' and (data.task == 'all' or config.seeds):
+  if config.job == 'eval' and (len(tasks) > 1 or config.seeds):
     raise UserError(
       'job=eval evaluates one checkpoint on one task: set data.task and leave '
       'seeds empty.'

@@ -104,7 +104,7 @@ GLUE = {
   'a thousand columns': (
     'MNLI/train.tsv',
     lambda data: b'word\t' * 1000,
-    '… (1,001 in all)',
+    '… (1,000 in all)',
   ),
   'a label misspelt': (
     'MNLI/train.tsv',
@@ -155,8 +155,8 @@ def test_a_damaged_file_of_glue_is_named_with_its_line(
 
 # What is in place of the folder of GLUE, or of a part of it.
 GLUE_FOLDERS = {
-  'none': (lambda folder: folder / 'none', '/none/CoLA/train.tsv', 'layout'),
-  'a file': (lambda folder: folder / 'CoLA' / 'dev.tsv', 'not there', 'layout'),
+  'none': (lambda folder: folder / 'none', '/none is not there', 'layout'),
+  'a file': (lambda folder: folder / 'CoLA' / 'dev.tsv', 'is a file', 'layout'),
   'the folder of a task': (
     lambda folder: folder / 'CoLA',
     'CoLA holds train.tsv itself: name its parent',
@@ -206,7 +206,7 @@ def test_the_files_of_every_task_are_missed_before_the_first_is_trained(
 ):
   flags = [*glue_flags('cola', glue, pretrained), '--config.data.task=all']
   done = commands.run('main', *flags, f'--workdir={tmp_path}', devices=False)
-  assert_refused(done, ['Task sst2 needs the file', 'SST-2/train.tsv'])
+  assert_refused(done, ['no files of sst2 (SST-2)', 'data.task=cola,stsb,mnli'])
   assert '── cola ──' not in done.out
 
 

@@ -88,6 +88,11 @@ WORKDIRS = {
     'a was 1, is None',
     ' more. Use another --workdir',
   ),
+  'of the other job': (
+    lambda workdir: None,
+    ['--config.job=eval', '--config.init_from=none'],
+    "job was 'finetune', is 'eval'. Use another --workdir",
+  ),
   'of a single run': (
     lambda workdir: None,
     ['--config.seeds=1,2'],
@@ -239,7 +244,7 @@ def test_a_run_that_never_began_leaves_its_workdir_free(
   wrong = commands.run(
     'main', *flags, '--config.data.glue_dir=none', f'--workdir={tmp_path}'
   )
-  assert_refused(wrong, ['none/CoLA/train.tsv'])
+  assert_refused(wrong, ['data.glue_dir=none is not there', 'CoLA'])
   mended = commands.run('main', *flags, f'--workdir={tmp_path}')
   assert mended.code == 0, mended.err
 

@@ -31,6 +31,27 @@ def finetuned(glue, pretrained, tmp_path_factory):
   return config, workdir, finetune(config, workdir)
 
 
+@pytest.fixture(scope='module')
+def own_scores(glue, pretrained, tmp_path_factory):
+  """A finished run on scores in a file: its config, workdir and results."""
+  folder = tmp_path_factory.mktemp('own')
+  (folder / 'scores.csv').write_text(
+    'sentence,label\n' + ''.join(f'the cat {n},{n / 8}\n' for n in range(24))
+  )
+  config = finetune_config('cola', glue, pretrained)
+  config.data.update(
+    {
+      'source': 'files',
+      'glue_dir': '',
+      'train_file': str(folder / 'scores.csv'),
+      'dev_file': str(folder / 'scores.csv'),
+      'regression': True,
+    }
+  )
+  validation.validate(config)
+  return config, folder / 'run', finetune(config, folder / 'run')
+
+
 def test_evaluating_a_checkpoint_gives_the_numbers_of_its_training(
   finetuned, tmp_path
 ):
@@ -46,6 +67,19 @@ def test_evaluating_a_checkpoint_gives_the_numbers_of_its_training(
   )
   assert ours == theirs
   assert not (tmp_path / 'checkpoints').exists()
+
+
+def test_evaluated_rows_are_as_long_as_those_trained_on(finetuned, tmp_path):
+  config, workdir, trained = finetuned
+  longer = evaluation_of(config, workdir, seq_len=32)
+  assert evaluate(longer, tmp_path)['metrics'] == trained['metrics']
+
+
+def test_scores_of_own_files_need_no_flag_to_be_evaluated(own_scores, tmp_path):
+  config, workdir, trained = own_scores
+  again = evaluation_of(config, workdir, regression=False, train_file='')
+  assert evaluate(again, tmp_path)['metrics'] == trained['metrics']
+  assert trained['metrics']['dev']['loss'] > 0
 
 
 def test_any_split_can_be_evaluated_without_the_others(finetuned, tmp_path):

@@ -52,7 +52,7 @@ def test_examples_equal_those_of_the_local_files(glue_dir, data_dir, task):
 
 @pytest.mark.parametrize('task', ['cola', 'mnli'])
 def test_a_job_finds_the_same_splits_in_both_sources(glue_dir, data_dir, task):
-  config = config_lib.glue_config(task)
+  config = config_lib.glue_config(None, task)
   config.data.dir = str(data_dir)
   assert config.data.source == 'tfds'
   found = task_data.load_task(config.data)

@@ -5,10 +5,13 @@ import zipfile
 
 import pytest
 
+from shared_bert import config as config_lib
 from shared_bert import suite as suite_lib
+from shared_bert import validation
 from shared_bert.data.glue_tasks import TASKS
 from shared_bert.errors import UserError
 from shared_bert.suite import suite, summarise
+from shared_bert.training.checkpoint import open_checkpoint
 from tests.tiny_jobs import finetune_config
 
 
@@ -70,6 +73,25 @@ def test_a_missing_task_is_known_before_the_first_one_is_trained(
   glue, pretrained, tmp_path
 ):
   config = finetune_config('all', glue, pretrained)
-  with pytest.raises(UserError, match=r'SST-2/train\.tsv, which is not there'):
+  with pytest.raises(UserError, match='no files of sst2 .* rte') as refused:
     suite(config, tmp_path)
   assert [path.name for path in tmp_path.iterdir()] == ['.lock']
+  there = str(refused.value).rpartition('--config.data.task=')[2].rstrip('.')
+  assert validation.validate(finetune_config(there, glue, pretrained)) is None
+  assert config_lib.tasks_of(finetune_config(there, glue, pretrained)) == [
+    'cola',
+    'stsb',
+    'mnli',
+  ]
+
+
+def test_some_tasks_are_trained_without_the_others(
+  glue, pretrained, tmp_path, capsys
+):
+  config = finetune_config('cola,stsb', glue, pretrained)
+  results = suite(config, tmp_path)
+  assert list(results['tasks']) == ['cola', 'stsb']
+  assert 'not all numbers are there' in capsys.readouterr().out
+  # The folder of them all is not the checkpoint of one.
+  with pytest.raises(UserError, match=r'several runs.* such as .*/seed-0'):
+    open_checkpoint(tmp_path)

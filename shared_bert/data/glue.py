@@ -221,6 +221,12 @@ def _source(
 def _missing(task: Task, split: str, glue_dir: pathlib.Path) -> str:
   """The sentence for a required split that is not there."""
   path = task.paths(glue_dir, split)[0]
+  if not glue_dir.is_dir():
+    what = 'a file' if glue_dir.is_file() else 'not there'
+    return (
+      f'data.glue_dir={glue_dir} is {what}: name the folder that holds '
+      f'{task.folder} and the others, in the layout of the official archives.'
+    )
   layout = [f'{task.folder}/{files[0]}' for files in task.splits.values()]
   sentence = (
     f'Task {task.name} needs the file {path}, which is not there. '

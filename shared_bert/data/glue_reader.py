@@ -61,7 +61,7 @@ def _header(
   _, header = next(lines, (0, None))
   if header is None:
     raise errors.UserError(f'{path} is empty; fetch it again.')
-  columns = tuple(name.strip() for name in header.split('\t'))
+  columns = tuple(name.strip() for name in header.rstrip('\t').split('\t'))
   missing = [name for name in needed if name not in columns]
   twice = [name for name in needed if columns.count(name) > 1]
   if missing or twice:
@@ -187,6 +187,8 @@ def read_derived(
   dev_pairs = {
     tuple(line.split('\t')) for _, line in read_lines(dev_ids) if line
   }
+  if not dev_pairs:
+    raise errors.UserError(f'{dev_ids} is empty; fetch it again.')
   found = set()
 
   def keep(fields: Sequence[str]) -> bool:

@@ -4,7 +4,6 @@
 `Examples`, so that training, evaluation and predictions are those of GLUE.
 """
 
-import collections
 import math
 import os
 import re
@@ -99,7 +98,7 @@ def load(
       else:
         labels = _class_ids(table, label_column, label_names)
       if split == 'train':
-        _check_variety(table, label_column)
+        _check_variety(table, label_column, regression)
     splits[split] = Examples(
       text_a=table.columns[text_columns[0]],
       text_b=table.columns[text_columns[1]] if text_columns[1:] else None,
@@ -340,12 +339,13 @@ def _has_fraction(text: str) -> bool:
   return _is_finite(text) and not float(text).is_integer()
 
 
-def _check_variety(table: Table, column: str) -> None:
+def _check_variety(table: Table, column: str, scores: bool) -> None:
   """An error if all labels of the training file are the same."""
-  labels = collections.Counter(table.columns[column])
+  texts = table.columns[column]
+  labels = dict.fromkeys(map(float, texts) if scores else texts)
   if len(labels) == 1:
     raise errors.UserError(
       f'{table.path}: all {len(table.lines):,} labels in column {column!r} are '
-      f'{listed(list(labels))}, so there is nothing to learn. Name a file with '
+      f'{listed(texts[:1])}, so there is nothing to learn. Name a file with '
       'different labels, or another data.label_column.'
     )

@@ -289,6 +289,8 @@ def _check_column(
       ' Its columns stand apart by something else: a .csv file wants commas, '
       'a .tsv file tabs.'
     )
+  elif set(parts := name.split(',')) <= set(header):
+    hint = f' For several write "{tuple(parts)!r}".'
   raise errors.UserError(
     f'{place}no column {name!r}; there are {listed(header)}.{hint} Set '
     'data.text_columns and data.label_column to columns that are there.'

@@ -282,11 +282,23 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
     UserError: There is none, or the one named is damaged.
   """
   path = pathlib.Path(path).absolute()
+  if not path.is_dir():
+    what = 'a file' if path.is_file() else 'not there'
+    raise UserError(
+      f'the checkpoint {path} is {what}: name a workdir, its checkpoints '
+      'folder or the folder of one step.'
+    )
   if (path / manifest.NAME).exists() or (path / STATE).exists():
     return step_folders.open_named(path)
   directory = path / 'checkpoints'
   newest = step_folders.open_newest(directory if directory.is_dir() else path)
   if newest is None:
+    several = sorted(path.glob('**/seed-*/checkpoints'))
+    if several:
+      raise UserError(
+        f'{path} holds several runs, each with its own checkpoints: name one '
+        f'of them, such as {several[0].parent}.'
+      )
     raise UserError(
       f'there is no intact checkpoint in {path}: name a workdir, its '
       'checkpoints folder or the folder of one step.'

@@ -146,6 +146,23 @@ def evaluate_metrics(
   return {name: METRICS[name](predictions, labels) for name in names}
 
 
+def mean_loss(outputs: np.ndarray, labels: np.ndarray) -> float:
+  """What fine-tuning minimises, on rows to evaluate.
+
+  Args:
+    outputs: float32 [N, C] logits of classes, or [N, 1] scores.
+    labels: int [N] class ids, or float [N] scores.
+
+  Returns:
+    The mean cross entropy in nats, or the mean squared error.
+  """
+  outputs = outputs.astype(np.float64)
+  if np.issubdtype(labels.dtype, np.floating):
+    return float(np.square(outputs[:, 0] - labels).mean())
+  log_total = np.logaddexp.reduce(outputs, axis=-1)
+  return float((log_total - outputs[np.arange(len(labels)), labels]).mean())
+
+
 def confusion_counts(
   predictions: np.ndarray, labels: np.ndarray, num_classes: int
 ) -> np.ndarray:

@@ -173,6 +173,11 @@ def claim_for_several(workdir: pathlib.Path) -> None:
   known.unlink(missing_ok=True)
 
 
+def _meant(key: str, value: Any) -> Any:
+  """A value to compare: a checkpoint is the same however its path is typed."""
+  return os.path.abspath(value) if key == 'init_from' and value else value
+
+
 def claim(workdir: pathlib.Path, config: dict) -> dict | None:
   """Makes the folder of a run, or recognises it as this run's own.
 
@@ -201,10 +206,16 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
       )
     )
     now = flatten(config)
+    if before.get('job', now.get('job')) != now.get('job'):
+      raise UserError(
+        f'{workdir} holds another run: job was {before["job"]!r}, is '
+        f'{now["job"]!r}. Use another --workdir.'
+      )
     differing = sorted(
       key
       for key in before.keys() | now.keys()
-      if key not in FREE_KEYS and before.get(key) != now.get(key)
+      if key not in FREE_KEYS
+      and _meant(key, before.get(key)) != _meant(key, now.get(key))
     )
     if differing:
       lines = '; '.join(
@@ -221,8 +232,8 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
     for name in ('checkpoints', 'results.json', 'metrics.jsonl'):
       if (workdir / name).exists():
         raise UserError(
-          f'{workdir} holds {name} but no config.json to tell what of: use '
-          'another --workdir.'
+          f'{workdir} holds {name} but no config.json to tell what of, as '
+          'the folder of several runs does: use another --workdir.'
         )
   finished = None
   if results.exists():
