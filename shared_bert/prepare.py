@@ -4,13 +4,14 @@ r"""Prepares text for pre-training: vocabulary, rows, counts and hashes.
     --vocab_size=30000 --seq_len=128
 
 Text is UTF-8 with blank lines between documents, plain or packed (.xz, .gz,
-.bz2). The same command again finds its work done; another one never overwrites
-a corpus.
+.bz2). The same command again goes on where it was killed, or finds its work
+done; another one never overwrites a corpus.
 """
 
 import glob
 import hashlib
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -41,11 +42,22 @@ _LOWERCASE = flags.DEFINE_bool(
   "Lower-case and strip accents; default: as --vocab's folder says, or true.",
 )
 _WORKERS = flags.DEFINE_integer(
-  'workers', 1, 'Processes; the result does not depend on it.'
+  'workers',
+  None,
+  'Processes; the result does not depend on it. Default: one a core, fewer for '
+  'little text.',
 )
 _HELDOUT_FRACTION = flags.DEFINE_float(
   'heldout_fraction', 0.01, 'Share of the documents kept for evaluation.'
 )
+_DEDUPLICATE = flags.DEFINE_bool(
+  'deduplicate', False, 'Keep one of documents that are equal.'
+)
+_SHARDS = flags.DEFINE_integer(
+  'shards', None, 'Files of rows; default: as the size of the text asks for.'
+)
+# Text on disk that is worth a process of its own.
+_WORKER_BYTES = 8_000_000
 
 
 def prepare(
@@ -56,8 +68,10 @@ def prepare(
   vocab_size: int | None = None,
   seq_len: int = 128,
   lowercase: bool | None = None,
-  workers: int = 1,
+  workers: int | None = 1,
   heldout_fraction: float = 0.01,
+  deduplicate: bool = False,
+  shards: int | None = None,
 ) -> Corpus:
   """Prepares a corpus, or opens it if it was prepared so before.
 
@@ -70,8 +84,10 @@ def prepare(
     seq_len: S, tokens in a row.
     lowercase: overrules what `vocab` says; true for a trained vocabulary
       unless given.
-    workers: processes.
+    workers: processes; None for one a core, fewer for little text.
     heldout_fraction: share of the documents kept for evaluation.
+    deduplicate: keeps one of documents that are equal.
+    shards: files of rows; None for what the size of the text asks for.
 
   Returns:
     The corpus, opened.
@@ -92,14 +108,27 @@ def prepare(
       'Give either --vocab=FILE, an existing vocabulary, or --vocab_size=N, '
       'to train one on the text; not both and not neither.'
     )
+  paths = _find(patterns, '--input')
+  if workers is None:
+    size = sum(path.stat().st_size for path in paths)
+    workers = min(_cores(), 1 + size // _WORKER_BYTES)
   return preparation.prepare_corpus(
-    _find(patterns, '--input'),
+    paths,
     pathlib.Path(output),
     tokenizer,
     seq_len,
     workers=workers,
     heldout_fraction=heldout_fraction,
+    deduplicate=deduplicate,
+    shards=shards,
   )
+
+
+def _cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def prepare_text(
@@ -181,6 +210,8 @@ def _command() -> None:
     lowercase=_LOWERCASE.value,
     workers=_WORKERS.value,
     heldout_fraction=_HELDOUT_FRACTION.value,
+    deduplicate=_DEDUPLICATE.value,
+    shards=_SHARDS.value,
   )
 
 
