@@ -69,7 +69,7 @@ def write_rows(path: pathlib.Path, rows: np.ndarray) -> dict[str, Any]:
   """
   rows = np.ascontiguousarray(rows)
   head = _head(rows.shape, rows.dtype)
-  data = memoryview(rows.reshape(-1).view(np.uint8))
+  data = rows.reshape(-1).view(np.uint8).data
   digest = hashlib.sha256(head)
   digest.update(data)
   step = len(data)
@@ -145,7 +145,7 @@ class _File:
     for block in blocks.tolist():
       start = block * self._step
       data = self.rows[start : start + self._step]
-      if zlib.crc32(data) != self._sums[1 + block]:
+      if zlib.crc32(data.data) != self._sums[1 + block]:
         last = min(start + self._step, len(self.rows)) - 1
         raise _damage(
           self._path, f'has not the rows {start} to {last} that were written'
