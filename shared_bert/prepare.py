@@ -53,6 +53,9 @@ _HELDOUT_FRACTION = flags.DEFINE_float(
 _DEDUPLICATE = flags.DEFINE_bool(
   'deduplicate', False, 'Keep one of documents that are equal.'
 )
+_PAIRS = flags.DEFINE_bool(
+  'pairs', False, 'Rows of next-sentence pairs; lines of text are sentences.'
+)
 _SHARDS = flags.DEFINE_integer(
   'shards', None, 'Files of rows; default: as the size of the text asks for.'
 )
@@ -71,6 +74,7 @@ def prepare(
   workers: int | None = 1,
   heldout_fraction: float = 0.01,
   deduplicate: bool = False,
+  pairs: bool = False,
   shards: int | None = None,
 ) -> Corpus:
   """Prepares a corpus, or opens it if it was prepared so before.
@@ -87,6 +91,7 @@ def prepare(
     workers: processes; None for one a core, fewer for little text.
     heldout_fraction: share of the documents kept for evaluation.
     deduplicate: keeps one of documents that are equal.
+    pairs: makes rows of next-sentence pairs.
     shards: files of rows; None for what the size of the text asks for.
 
   Returns:
@@ -120,6 +125,7 @@ def prepare(
     workers=workers,
     heldout_fraction=heldout_fraction,
     deduplicate=deduplicate,
+    pairs=pairs,
     shards=shards,
   )
 
@@ -211,6 +217,7 @@ def _command() -> None:
     workers=_WORKERS.value,
     heldout_fraction=_HELDOUT_FRACTION.value,
     deduplicate=_DEDUPLICATE.value,
+    pairs=_PAIRS.value,
     shards=_SHARDS.value,
   )
 

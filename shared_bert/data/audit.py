@@ -43,9 +43,7 @@ def make_audit(
   """
   total = total_counts([train, heldout] if heldout else [train])
   out_of = heldout or dict.fromkeys(train, 0)
-  in_text = (
-    total['tokens'] + total['dropped_tokens'] + total['duplicate_tokens']
-  )
+  in_text = total['text_tokens']
   used = total['tokens'] + total['special_tokens']
 
   def share(part: int, whole: int) -> float:

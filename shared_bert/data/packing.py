@@ -5,7 +5,8 @@ holds as many segments as fit, padding last:
 
   [CLS] a a a [SEP] [CLS] b b [SEP] [PAD] [PAD]
 
-Nothing else says where segments begin: text never has a special token.
+Nothing else says where segments begin: text never has a special token. Or a row
+is a next-sentence pair, `[CLS] a a a [SEP] b b [SEP] [PAD]`.
 """
 
 import dataclasses
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from shared_bert.data import pairs as pairs_lib
 from shared_bert.data.documents import Documents
 from shared_bert.data.tokenizer import Tokenizer
 
@@ -38,7 +40,8 @@ class ShardRows:
       `text_bytes` and `lengths` (documents by `bit_length` of their tokens) of
       all documents met; `rows`, `segments`, `tokens`, `special_tokens` (not
       among the former) and `unknown_tokens` (among them) in the rows;
-      `dropped_tokens` (short rests) and `duplicate_tokens` (of removed copies)
+      `text_tokens` of all documents; `dropped_tokens` (short rests, and what
+      truncation took off pairs) and `duplicate_tokens` (of removed copies)
       that are in none; `cut_documents` that do not fit into one segment.
   """
 
@@ -101,9 +104,17 @@ class RowMaker:
     of_documents, of_lines = documents.bounds()
     lengths = np.diff(of_lines[of_documents])
     kept = order[~copies] if self.deduplicate else order
-    rows, segments, tokens = self._packed(
-      documents.ids, of_lines[of_documents][kept], lengths[kept]
-    )
+    labels = None
+    text_tokens = int(lengths[kept].sum())
+    if self.pairs:
+      pairs = pairs_lib.choose_pairs(documents, kept, self.seq_len)
+      rows, tokens, used = self._paired(documents.ids, pairs)
+      labels, segments, special = shuffled(pairs.labels), len(rows), 3
+    else:
+      rows, segments, tokens = self._packed(
+        documents.ids, of_lines[of_documents][kept], lengths[kept]
+      )
+      used, special = tokens, 2
     bits = np.minimum(np.frexp(lengths)[1], _LENGTH_BINS - 1)
     counts = {
       'documents': len(order),
@@ -114,12 +125,13 @@ class RowMaker:
       'rows': len(rows),
       'segments': segments,
       'tokens': tokens,
-      'special_tokens': 2 * segments,
+      'special_tokens': special * segments,
       'unknown_tokens': int(np.count_nonzero(rows == self.unk_id)),
-      'dropped_tokens': int(lengths[kept].sum()) - tokens,
-      'duplicate_tokens': int(lengths.sum() - lengths[kept].sum()),
+      'text_tokens': int(lengths.sum()),
+      'dropped_tokens': text_tokens - used,
+      'duplicate_tokens': int(lengths.sum()) - text_tokens,
     }
-    return ShardRows(shuffled(rows), None, counts)
+    return ShardRows(shuffled(rows), labels, counts)
 
   def _packed(
     self, ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray
@@ -139,17 +151,53 @@ class RowMaker:
     targets = row * self.seq_len + place
     flat[targets] = self.cls_id
     flat[targets + sizes + 1] = self.sep_id
-    # Which segments to copy at a time.
-    ends = np.cumsum(sizes)
-    total = int(ends[-1]) if len(ends) else 0
-    marks = np.arange(_COPIED_TOKENS, total, _COPIED_TOKENS)
-    cuts = [0, *np.searchsorted(ends, marks).tolist(), len(sizes)]
-    for first, last in itertools.pairwise(cuts):
-      size = sizes[first:last]
-      within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
-      target = np.repeat(targets[first:last] + 1, size) + within
-      flat[target] = ids[np.repeat(sources[first:last], size) + within]
-    return rows, len(sizes), total
+    _copy(ids, sources, sizes, flat, targets + 1)
+    return rows, len(sizes), int(sizes.sum())
+
+  def _paired(
+    self, ids: np.ndarray, pairs: pairs_lib.Pairs
+  ) -> tuple[np.ndarray, int, int]:
+    """Rows [N, S], their tokens, and those that are of their own document."""
+    a_first, a_last, b_first, b_last = pairs.bounds.T
+    a_sizes, b_sizes = a_last - a_first, b_last - b_first
+    rows = np.full((len(a_sizes), self.seq_len), self.pad_id, ids.dtype)
+    flat = rows.reshape(-1)
+    starts = np.arange(len(rows)) * self.seq_len
+    flat[starts] = self.cls_id
+    _copy(ids, a_first, a_sizes, flat, starts + 1)
+    seconds = starts + a_sizes + 2
+    flat[seconds - 1] = self.sep_id
+    _copy(ids, b_first, b_sizes, flat, seconds)
+    flat[seconds + b_sizes] = self.sep_id
+    of_own = a_sizes + np.where(pairs.labels, 0, b_sizes)
+    return rows, int((a_sizes + b_sizes).sum()), int(of_own.sum())
+
+
+def _copy(
+  ids: np.ndarray,
+  sources: np.ndarray,
+  sizes: np.ndarray,
+  flat: np.ndarray,
+  targets: np.ndarray,
+) -> None:
+  """Copies runs of ids, each of its size, from their sources to their targets.
+
+  Args:
+    ids: [tokens].
+    sources: int64 [n], where each run begins in `ids`.
+    sizes: int64 [n].
+    flat: where to, changed in place.
+    targets: int64 [n], where each run begins there.
+  """
+  ends = np.cumsum(sizes)
+  total = int(ends[-1]) if len(ends) else 0
+  marks = np.arange(_COPIED_TOKENS, total, _COPIED_TOKENS)
+  cuts = [0, *np.searchsorted(ends, marks).tolist(), len(sizes)]
+  for first, last in itertools.pairwise(cuts):
+    size = sizes[first:last]
+    within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+    target = np.repeat(targets[first:last], size) + within
+    flat[target] = ids[np.repeat(sources[first:last], size) + within]
 
 
 def pack(

@@ -60,6 +60,7 @@ def prepare_corpus(
   *,
   shards: int | None = None,
   deduplicate: bool = False,
+  pairs: bool = False,
 ) -> Corpus:
   """Packs text files into rows for pre-training and opens the result.
 
@@ -82,6 +83,8 @@ def prepare_corpus(
     shards: files of rows to train on; by default as many as the size of the
       inputs asks for.
     deduplicate: keeps one of the documents that are equal.
+    pairs: makes rows of next-sentence pairs, one a row, of documents whose
+      lines are sentences.
 
   Returns:
     The corpus, opened.
@@ -111,7 +114,7 @@ def prepare_corpus(
     'heldout_fraction': heldout_fraction,
     'shards': shards,
     'deduplicate': deduplicate,
-    'pairs': False,
+    'pairs': pairs,
     # Sorted, for the order of the files changes nothing.
     'inputs': sorted(
       described, key=lambda item: (item['sha256'], item['name'])
@@ -124,7 +127,7 @@ def prepare_corpus(
     tokenizer = _start(partial, tokenizer, inputs, request)
     heldout = math.ceil(shards * heldout_fraction)
     tokenise = Tokenise(tokenizer, Sharding(shards, heldout, heldout_fraction))
-    make_rows = RowMaker.of(tokenizer, seq_len, deduplicate)
+    make_rows = RowMaker.of(tokenizer, seq_len, deduplicate, pairs)
     made = stages.run_stages(inputs, partial, tokenise, make_rows, workers)
     audit = publication.write_manifest(partial, request, tokenise, made)
     _publish(partial, output)
