@@ -50,9 +50,9 @@ def many():
 
 def owners(documents):
   """id -> its document, and the ids that begin and end lines."""
-  of_ids = np.concatenate([
-    np.full(len(document.ids), k) for k, document in enumerate(documents)
-  ])
+  of_ids = np.concatenate(
+    [np.full(len(document.ids), k) for k, document in enumerate(documents)]
+  )
   lines = np.concatenate([document.line_lengths for document in documents])
   ends = FIRST + np.cumsum(lines)
   return np.r_[np.full(FIRST, -1), of_ids], {FIRST, *ends.tolist()}

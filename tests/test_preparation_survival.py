@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from shared_bert.data import preparation, stages
+from shared_bert.data import preparation, spills, stages
 from shared_bert.data.corpus import open_corpus
 from shared_bert.data.preparation import NewVocabulary, prepare_corpus
 from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer
@@ -22,7 +22,7 @@ import os, pathlib, signal, sys
 from shared_bert.data import preparation, row_files, spills, stages
 from shared_bert.data.tokenizer import Tokenizer
 
-stages._BLOCK_BYTES = 500
+stages._BLOCK_BYTES = 500  # as the test has it too
 folder, where, workers = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 module, name, calls = where.split()
 original, left = getattr(globals()[module], name), [int(calls)]
@@ -114,6 +114,31 @@ def test_a_killed_preparation_goes_on_and_ends_alike(case, folder, monkeypatch):
   assert not partial.exists()
   prepare(folder, 'undisturbed')
   assert snapshot(folder / 'out') == snapshot(folder / 'undisturbed')
+
+
+def test_it_goes_on_with_the_files_named_in_another_order(folder, monkeypatch):
+  monkeypatch.setattr(stages, '_BLOCK_BYTES', 500)
+  text = (folder / 'text.txt').read_text().split('\n\n')
+  files = []
+  for k in range(6):
+    files.append(folder / f'{k}.txt')
+    files[-1].write_text('\n\n'.join(text[10 * k : 10 * k + 10]))
+  tokenizer = Tokenizer.load(folder / 'vocab')
+  write, left = spills.write_spill, [5]
+
+  def interrupt(*args):
+    if not left[0]:
+      raise KeyboardInterrupt
+    left[0] -= 1
+    write(*args)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(spills, 'write_spill', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+      prepare_corpus(files, folder / 'out', tokenizer, 32)
+  corpus = prepare_corpus(files[::-1], folder / 'out', tokenizer, 32)
+  whole = prepare_corpus(files, folder / 'whole', tokenizer, 32)
+  assert corpus.fingerprint == whole.fingerprint
 
 
 def test_workers_end_with_a_killed_parent(folder):

@@ -107,7 +107,14 @@ def prepare_corpus(
       'from 0 to below 1, such as 0.01.'
     )
   output = pathlib.Path(output).absolute()
-  described = [_describe(pathlib.Path(path)) for path in inputs]
+  # In an order of their own, so that whoever goes on with a preparation finds
+  # the same text in the same blocks, however the files were named.
+  listed = sorted(
+    ((_describe(pathlib.Path(path)), pathlib.Path(path)) for path in inputs),
+    key=lambda item: (item[0]['sha256'], item[0]['name']),
+  )
+  described = [item for item, _ in listed]
+  inputs = [path for _, path in listed]
   shards = shards or default_shards(sum(item['bytes'] for item in described))
   request = {
     'seq_len': seq_len,
@@ -115,10 +122,7 @@ def prepare_corpus(
     'shards': shards,
     'deduplicate': deduplicate,
     'pairs': pairs,
-    # Sorted, for the order of the files changes nothing.
-    'inputs': sorted(
-      described, key=lambda item: (item['sha256'], item['name'])
-    ),
+    'inputs': described,
     'tokenizer': _request_of(tokenizer),
   }
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -262,8 +266,7 @@ def _start(
   vocabulary above all: training twice gives two vocabularies.
   """
   mark = partial / _REQUEST
-  version = [corpus_lib.FORMAT, shared_bert.__version__]
-  wanted = json.dumps([version, request])
+  wanted = json.dumps([shared_bert.__version__, stages.state(), request])
   if not mark.is_file() or mark.read_text('utf-8') != wanted:
     shutil.rmtree(partial / stages.SPILLS, ignore_errors=True)
     for path in partial.iterdir():

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import row_files, spills, text_files
 from shared_bert.data.documents import Block, Tokenise
 from shared_bert.data.packing import RowMaker
@@ -26,6 +27,11 @@ _PROGRESS_SECONDS = 5
 _COMPLETE = 'complete.json'
 # Until a packed file is finished, how many times larger its text is.
 _USUAL_PACKING = 3.5
+
+
+def state() -> list:
+  """What else decides about the files that an interrupted preparation left."""
+  return [corpus_lib.FORMAT, _BLOCK_BYTES]
 
 
 def say(message: str) -> None:
