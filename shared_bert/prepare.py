@@ -3,12 +3,12 @@ r"""Prepares text for pre-training: vocabulary, rows, counts and hashes.
   python -m shared_bert.prepare --input='text/*.txt.xz' --output=data/corpus \
     --vocab_size=30000 --seq_len=128
 
-Text is UTF-8 with blank lines between documents, plain or packed (.xz, .gz,
-.bz2). The same command again finds its work done; another one never overwrites
-a corpus.
+Text is UTF-8 with blank lines between documents, plain, packed (.gz, .xz, .bz2,
+.zst) or in a .tar; or a record is a document, in .jsonl, .parquet or a set of
+TensorFlow Datasets, tfds:NAME. The same command again finds its work done;
+another one never overwrites a corpus.
 """
 
-import glob
 import hashlib
 import json
 import pathlib
@@ -18,14 +18,22 @@ from collections.abc import Sequence
 from absl import flags
 
 from shared_bert import command_line
-from shared_bert.data import preparation, text_files
+from shared_bert.data import preparation, sources
 from shared_bert.data.corpus import Corpus
 from shared_bert.data.preparation import NewVocabulary
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
 
 _INPUT = flags.DEFINE_list(
-  'input', [], 'Text files: names or patterns, separated by commas.'
+  'input',
+  [],
+  'Text files: names or patterns, separated by commas; or tfds:NAME.',
+)
+_TEXT_KEY = flags.DEFINE_string(
+  'text_key', 'text', 'Key, column or feature with the text of a record.'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', 'data', 'Folder of TensorFlow Datasets.'
 )
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder to make.')
 _VOCAB = flags.DEFINE_string(
@@ -58,12 +66,14 @@ def prepare(
   lowercase: bool | None = None,
   workers: int = 1,
   heldout_fraction: float = 0.01,
+  text_key: str = 'text',
+  data_dir: str | pathlib.Path = 'data',
 ) -> Corpus:
   """Prepares a corpus, or opens it if it was prepared so before.
 
   Args:
-    patterns: names or glob patterns of text files; one string may hold
-      several, separated by commas.
+    patterns: as `sources.find_sources` takes; one string may hold several,
+      separated by commas.
     output: the folder to make.
     vocab: an existing vocabulary, as `Tokenizer.load` takes; or
     vocab_size: the size of one to be trained on the text, once.
@@ -72,13 +82,15 @@ def prepare(
       unless given.
     workers: processes.
     heldout_fraction: share of the documents kept for evaluation.
+    text_key: the key, column or feature that holds the text of a record.
+    data_dir: the folder of TensorFlow Datasets.
 
   Returns:
     The corpus, opened.
 
   Raises:
-    UserError: no such files, both or neither of `vocab` and `vocab_size`, or
-      what `prepare_corpus` raises.
+    UserError: both or neither of `vocab` and `vocab_size`, or what
+      `find_sources` and `prepare_corpus` raise.
   """
   if isinstance(patterns, str):
     patterns = _split(patterns)
@@ -93,7 +105,7 @@ def prepare(
       'to train one on the text; not both and not neither.'
     )
   return preparation.prepare_corpus(
-    _find(patterns, '--input'),
+    sources.find_sources(patterns, '--input', text_key, data_dir),
     pathlib.Path(output),
     tokenizer,
     seq_len,
@@ -109,15 +121,18 @@ def prepare_text(
   vocab: str = '',
   vocab_size: int,
   seq_len: int,
+  text_key: str = 'text',
 ) -> pathlib.Path:
   """Prepares text for a job that names it, under a name that it implies.
 
   Args:
-    text: names or glob patterns of text files, separated by commas.
-    directory: where prepared corpora are put.
+    text: patterns as `sources.find_sources` takes, separated by commas.
+    directory: where prepared corpora are put; the folder of TensorFlow
+      Datasets as well.
     vocab: an existing vocabulary; empty to train one of
     vocab_size: tokens.
     seq_len: S.
+    text_key: the key, column or feature that holds the text of a record.
 
   Returns:
     The corpus's folder: the same for the same contents and settings, so that
@@ -127,7 +142,9 @@ def prepare_text(
     UserError: as `prepare`.
   """
   patterns = _split(text)
-  hashes = [text_files.file_hash(path) for path in _find(patterns, 'data.text')]
+  found = sources.find_sources(patterns, 'data.text', text_key, directory)
+  described = [source.describe() for source in found]
+  hashes = [(item['sha256'], item['read_as']) for item in described]
   origin = Tokenizer.load(vocab).sha256 if vocab else vocab_size
   identity = json.dumps([hashes, origin, seq_len]).encode('ascii')
   name = f'corpus-{hashlib.sha256(identity).hexdigest()[:12]}'
@@ -138,6 +155,8 @@ def prepare_text(
     vocab=vocab or None,
     vocab_size=None if vocab else vocab_size,
     seq_len=seq_len,
+    text_key=text_key,
+    data_dir=directory,
   )
   return folder
 
@@ -145,28 +164,6 @@ def prepare_text(
 def _split(text: str) -> list[str]:
   """The patterns of a list with commas."""
   return [part.strip() for part in text.split(',') if part.strip()]
-
-
-def _find(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
-  """The files of all patterns, each once; `key` is what named them."""
-  found: dict[pathlib.Path, None] = {}
-  for pattern in patterns:
-    if pattern.startswith('tfds:'):
-      raise UserError(
-        f'{key}={pattern}: only text files can be prepared yet; write the '
-        'text to files, a blank line between documents.'
-      )
-    paths = [pathlib.Path(name) for name in sorted(glob.glob(pattern))]
-    paths = [path for path in paths if path.is_file()]
-    if not paths:
-      raise UserError(
-        f'{key}={pattern}: there is no such file; patterns are relative to '
-        f'{pathlib.Path.cwd()}.'
-      )
-    found.update(dict.fromkeys(paths))
-  if not found:
-    raise UserError(f'no {key} is given: name the text files to prepare.')
-  return list(found)
 
 
 def _command() -> None:
@@ -181,6 +178,8 @@ def _command() -> None:
     lowercase=_LOWERCASE.value,
     workers=_WORKERS.value,
     heldout_fraction=_HELDOUT_FRACTION.value,
+    text_key=_TEXT_KEY.value,
+    data_dir=_DATA_DIR.value,
   )
 
 

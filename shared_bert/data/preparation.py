@@ -20,9 +20,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 import shared_bert
-from shared_bert.data import chunks, text_files
+from shared_bert.data import chunks, sources, text_files
 from shared_bert.data import corpus as corpus_lib
 from shared_bert.data.corpus import Corpus
+from shared_bert.data.sources import Source
 from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
 from shared_bert.errors import UserError
 
@@ -48,7 +49,7 @@ class NewVocabulary:
 
 
 def prepare_corpus(
-  inputs: Sequence[pathlib.Path],
+  inputs: Sequence[Source | pathlib.Path],
   output: pathlib.Path,
   tokenizer: Tokenizer | NewVocabulary,
   seq_len: int,
@@ -64,7 +65,7 @@ def prepare_corpus(
   document fall on the same side.
 
   Args:
-    inputs: text files, in the order of the rows.
+    inputs: sources, or paths of files, in the order of the rows.
     output: the folder to make. One that was made of the same files, tokenizer,
       `seq_len` and `heldout_fraction` is taken as it is.
     tokenizer: the tokenizer, or a request to train one on the text.
@@ -93,21 +94,25 @@ def prepare_corpus(
       'from 0 to below 1, such as 0.01.'
     )
   output = pathlib.Path(output).absolute()
+  found = [
+    item if isinstance(item, Source) else sources.file_source(item)
+    for item in inputs
+  ]
   request = {
     'seq_len': seq_len,
     'heldout_fraction': heldout_fraction,
-    'inputs': [_describe(pathlib.Path(path)) for path in inputs],
+    'inputs': [source.describe() for source in found],
     'tokenizer': _request_of(tokenizer),
   }
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     return _reuse(output, request)
   with _partial_folder(output) as partial:
     if isinstance(tokenizer, NewVocabulary):
-      tokenizer = _trained_vocabulary(partial, tokenizer, inputs, request)
+      tokenizer = _trained_vocabulary(partial, tokenizer, found, request)
     else:
       _clear(partial)
       tokenizer.save(partial)
-    _write_rows(partial, inputs, tokenizer, request, workers)
+    _write_rows(partial, found, tokenizer, request, workers)
     _publish(partial, output)
   corpus = corpus_lib.open_corpus(output)
   _say(f'wrote {output}: {_summary(corpus.manifest)}')
@@ -131,17 +136,6 @@ def _request_of(tokenizer: Tokenizer | NewVocabulary) -> dict:
   }
 
 
-def _describe(path: pathlib.Path) -> dict:
-  """Name, size and hash of an input."""
-  if not path.is_file():
-    raise UserError(f'The input {path} is not a file; name text files.')
-  return {
-    'name': path.name,
-    'bytes': path.stat().st_size,
-    'sha256': text_files.file_hash(path),
-  }
-
-
 def _reuse(output: pathlib.Path, request: dict) -> Corpus:
   """Opens what is there if it is what was asked for."""
   if not output.is_dir():
@@ -152,8 +146,11 @@ def _reuse(output: pathlib.Path, request: dict) -> Corpus:
       'prepared corpus; name another one to make.'
     )
   manifest = corpus_lib.read_manifest(output)
-  made_of = [item['sha256'] for item in manifest['inputs']]
-  asked = [item['sha256'] for item in request['inputs']]
+  made_of, asked = (
+    # Names may change, contents and how they are read may not.
+    [(item['sha256'], item.get('read_as')) for item in made['inputs']]
+    for made in (manifest, request)
+  )
   wanted = request['tokenizer']
   differing = [
     name
@@ -221,7 +218,7 @@ def _partial_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
 def _trained_vocabulary(
   partial: pathlib.Path,
   wanted: NewVocabulary,
-  inputs: Sequence[pathlib.Path],
+  inputs: Sequence[Source],
   request: dict,
 ) -> Tokenizer:
   """Trains a vocabulary, or takes that of an interrupted preparation.
@@ -238,7 +235,7 @@ def _trained_vocabulary(
     return tokenizer
   _clear(partial)
   _say(f'training a vocabulary of {wanted.size} tokens')
-  lines = text_files.sample_lines(inputs, _TRAINING_BYTES)
+  lines = sources.sample_lines(inputs, _TRAINING_BYTES)
   tokenizer = train_wordpiece(lines, wanted.size, wanted.lowercase)
   tokenizer.save(partial)
   mark.write_text(origin, 'utf-8')
@@ -254,7 +251,7 @@ def _clear(folder: pathlib.Path, keep: Sequence[str] = ()) -> None:
 
 def _write_rows(
   folder: pathlib.Path,
-  inputs: Sequence[pathlib.Path],
+  inputs: Sequence[Source],
   tokenizer: Tokenizer,
   request: dict,
   workers: int,
@@ -327,14 +324,14 @@ def _write_rows(
 
 
 def _blocks(
-  inputs: Sequence[pathlib.Path], progress: '_Progress'
+  inputs: Sequence[Source], progress: '_Progress'
 ) -> Iterator[chunks.Block]:
   """The documents of all files, a few megabytes at a time."""
   block: chunks.Block = []
   size = 0
-  for path in inputs:
+  for source in inputs:
     before = progress.bytes
-    for lines, offset in text_files.read_documents(path):
+    for lines, offset in sources.read_documents(source):
       progress.bytes = before + offset
       block.append(lines)
       size += sum(map(len, lines))
