@@ -156,7 +156,8 @@ def document_lines(where: str, key: str, text: Any) -> list[str]:
 
 
 def _no_such_key(where: str, key: str, there: list[str]) -> UserError:
+  lacks = f'no {key!r}' + (' of its own' if key in there else '')
   return UserError(
-    f'{where}: no {key!r}, but {listed(there) or "nothing"}. Set --text_key '
+    f'{where}: {lacks}, but {listed(there) or "nothing"}. Set --text_key '
     '(in a config data.text_key) to the one that holds the text.'
   )
