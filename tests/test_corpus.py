@@ -284,9 +284,9 @@ def test_truncated_archives_are_errors(tmp_path, text, tokenizer, pack):
 
 
 def test_archives_of_files_are_refused(tmp_path, tokenizer):
-  (tmp_path / 'a.tar.xz').write_bytes(b'')
+  (tmp_path / 'a.zip').write_bytes(b'')
   with pytest.raises(UserError, match='unpack it'):
-    prepare_corpus([tmp_path / 'a.tar.xz'], tmp_path / 'out', tokenizer, 32)
+    prepare_corpus([tmp_path / 'a.zip'], tmp_path / 'out', tokenizer, 32)
 
 
 @pytest.mark.parametrize('contents', ['', '\n \n', 'one two three\n'])

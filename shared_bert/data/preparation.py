@@ -18,10 +18,11 @@ from collections.abc import Iterator, Sequence
 import shared_bert
 from shared_bert.data import audit as audit_lib
 from shared_bert.data import corpus as corpus_lib
-from shared_bert.data import publication, row_files, stages, text_files
+from shared_bert.data import publication, row_files, sources, stages
 from shared_bert.data.corpus import Corpus
 from shared_bert.data.documents import Sharding, Tokenise
 from shared_bert.data.packing import SHORTEST_CHUNK, RowMaker
+from shared_bert.data.sources import Source
 from shared_bert.data.stages import say
 from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
 from shared_bert.data.workers import WorkerDied
@@ -51,7 +52,7 @@ class NewVocabulary:
 
 
 def prepare_corpus(
-  inputs: Sequence[pathlib.Path],
+  inputs: Sequence[Source | pathlib.Path],
   output: pathlib.Path,
   tokenizer: Tokenizer | NewVocabulary,
   seq_len: int,
@@ -72,7 +73,7 @@ def prepare_corpus(
   of a document fall on the same side.
 
   Args:
-    inputs: text files.
+    inputs: sources, or paths of files.
     output: the folder to make. One that was made of the same files, tokenizer
       and settings is taken as it is; an interrupted one is gone on with.
     tokenizer: the tokenizer, or a request to train one on the text.
@@ -109,12 +110,16 @@ def prepare_corpus(
   output = pathlib.Path(output).absolute()
   # In an order of their own, so that whoever goes on with a preparation finds
   # the same text in the same blocks, however the files were named.
+  found = [
+    item if isinstance(item, Source) else sources.file_source(item)
+    for item in inputs
+  ]
   listed = sorted(
-    ((_describe(pathlib.Path(path)), pathlib.Path(path)) for path in inputs),
+    ((source.describe(), source) for source in found),
     key=lambda item: (item[0]['sha256'], item[0]['name']),
   )
   described = [item for item, _ in listed]
-  inputs = [path for _, path in listed]
+  found = [source for _, source in listed]
   shards = shards or default_shards(sum(item['bytes'] for item in described))
   request = {
     'seq_len': seq_len,
@@ -128,11 +133,11 @@ def prepare_corpus(
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     return _reuse(output, request)
   with _partial_folder(output) as partial:
-    tokenizer = _start(partial, tokenizer, inputs, request)
+    tokenizer = _start(partial, tokenizer, found, request)
     heldout = math.ceil(shards * heldout_fraction)
     tokenise = Tokenise(tokenizer, Sharding(shards, heldout, heldout_fraction))
     make_rows = RowMaker.of(tokenizer, seq_len, deduplicate, pairs)
-    made = stages.run_stages(inputs, partial, tokenise, make_rows, workers)
+    made = stages.run_stages(found, partial, tokenise, make_rows, workers)
     audit = publication.write_manifest(partial, request, tokenise, made)
     _publish(partial, output)
   corpus = corpus_lib.open_corpus(output)
@@ -163,17 +168,6 @@ def _request_of(tokenizer: Tokenizer | NewVocabulary) -> dict:
   }
 
 
-def _describe(path: pathlib.Path) -> dict:
-  """Name, size and hash of an input."""
-  if not path.is_file():
-    raise UserError(f'The input {path} is not a file; name text files.')
-  return {
-    'name': path.name,
-    'bytes': path.stat().st_size,
-    'sha256': text_files.file_hash(path),
-  }
-
-
 def _reuse(output: pathlib.Path, request: dict) -> Corpus:
   """Opens what is there if it is what was asked for."""
   if not output.is_dir():
@@ -184,8 +178,11 @@ def _reuse(output: pathlib.Path, request: dict) -> Corpus:
       'prepared corpus; name another one to make.'
     )
   manifest = corpus_lib.read_manifest(output)
-  made_of = [item['sha256'] for item in manifest['inputs']]
-  asked = [item['sha256'] for item in request['inputs']]
+  made_of, asked = (
+    # Names may change, contents and how they are read may not.
+    [(item['sha256'], item.get('read_as')) for item in made['inputs']]
+    for made in (manifest, request)
+  )
   wanted = request['tokenizer']
   same = {
     'input files': made_of == asked,
@@ -257,7 +254,7 @@ def _partial_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
 def _start(
   partial: pathlib.Path,
   tokenizer: Tokenizer | NewVocabulary,
-  inputs: Sequence[pathlib.Path],
+  inputs: Sequence[Source],
   request: dict,
 ) -> Tokenizer:
   """Makes the folder ready for work and puts the vocabulary there.
@@ -279,7 +276,7 @@ def _start(
       say('taking the vocabulary of an interrupted preparation')
       return Tokenizer.load(partial)
     say(f'training a vocabulary of {tokenizer.size} tokens')
-    lines = text_files.sample_lines(inputs, _TRAINING_BYTES)
+    lines = sources.sample_lines(inputs, _TRAINING_BYTES)
     tokenizer = train_wordpiece(lines, tokenizer.size, tokenizer.lowercase)
   tokenizer.save(partial)
   row_files.write_file(mark, [wanted.encode()])

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from shared_bert.data import corpus as corpus_lib
-from shared_bert.data import row_files, spills, text_files
+from shared_bert.data import row_files, sources, spills, text_files
 from shared_bert.data.documents import Block, Tokenise
 from shared_bert.data.packing import RowMaker
+from shared_bert.data.sources import Source
 from shared_bert.data.workers import Workers
 
 SPILLS = 'spills'
@@ -137,7 +138,7 @@ def write_shard(folder, name, make_rows, documents) -> dict[str, Any]:
 
 
 def run_stages(
-  inputs: Sequence[pathlib.Path],
+  inputs: Sequence[Source],
   folder: pathlib.Path,
   tokenise: Tokenise,
   make_rows: RowMaker,
@@ -146,7 +147,7 @@ def run_stages(
   """Tokenises text and writes all shards, from where it was left.
 
   Args:
-    inputs: text files.
+    inputs: of `find_sources`.
     folder: to write to.
     tokenise: makes documents of blocks.
     make_rows: makes rows of documents.
@@ -186,10 +187,10 @@ def run_stages(
 
 
 def _tokenise_all(
-  inputs: Sequence[pathlib.Path], folder: pathlib.Path, pool: Workers
+  inputs: Sequence[Source], folder: pathlib.Path, pool: Workers
 ) -> None:
   """Writes the spills that are not there yet."""
-  total = sum(path.stat().st_size for path in inputs)
+  total = sum(source.path.stat().st_size for source in inputs)
   progress = _Progress(total)
   num_blocks = 0
 
@@ -207,14 +208,14 @@ def _tokenise_all(
   row_files.write_file(folder / _COMPLETE, [json.dumps(num_blocks).encode()])
 
 
-def _blocks(inputs: Sequence[pathlib.Path]) -> Iterator[_Work]:
+def _blocks(inputs: Sequence[Source]) -> Iterator[_Work]:
   """The documents of all files, a few megabytes at a time."""
   block: Block = []
   number = size = 0
   position = _Position()
-  for path in inputs:
-    position.open(path)
-    for lines, offset in text_files.read_documents(path):
+  for source in inputs:
+    position.open(source.path)
+    for lines, offset in sources.read_documents(source):
       position.offset = offset
       block.append(lines)
       size += sum(map(len, lines))
@@ -232,23 +233,25 @@ class _Position:
   def __init__(self):
     self.offset = self._size = 0
     self._closed = self._closed_text = 0
-    self._ratio = _USUAL_PACKING
-    self._is_packed = False
+    self._ending = ''
+    # Bytes of text for one on disk, by the ending of names.
+    self._ratios: dict[str, float] = {}
 
   def open(self, path: pathlib.Path) -> None:
-    self._size = path.stat().st_size
+    self._size, self._ending = path.stat().st_size, path.suffix
     self.offset = 0
-    self._is_packed = path.suffix in text_files.PACKED
+    usual = _USUAL_PACKING if path.suffix in text_files.PACKED else 1.0
+    self._ratios.setdefault(path.suffix, usual)
 
   def close(self) -> None:
-    if self._is_packed and self._size:
-      self._ratio = max(1.0, self.offset / self._size)
+    if self._size and self.offset:
+      self._ratios[self._ending] = self.offset / self._size
     self._closed += self._size
     self._closed_text += self.offset
     self._size = self.offset = 0
 
   def done(self) -> float:
-    read = self.offset / (self._ratio if self._is_packed else 1)
+    read = self.offset / self._ratios.get(self._ending, 1.0)
     return self._closed + min(self._size, read)
 
   def text_bytes(self) -> int:
