@@ -232,23 +232,25 @@ class _Position:
   def __init__(self):
     self.offset = self._size = 0
     self._closed = self._closed_text = 0
-    self._ratio = _USUAL_PACKING
-    self._is_packed = False
+    self._ending = ''
+    # Bytes of text for one on disk, by the ending of names.
+    self._ratios: dict[str, float] = {}
 
   def open(self, path: pathlib.Path) -> None:
-    self._size = path.stat().st_size
+    self._size, self._ending = path.stat().st_size, path.suffix
     self.offset = 0
-    self._is_packed = path.suffix in text_files.PACKED
+    usual = _USUAL_PACKING if path.suffix in text_files.PACKED else 1.0
+    self._ratios.setdefault(path.suffix, usual)
 
   def close(self) -> None:
-    if self._is_packed and self._size:
-      self._ratio = max(1.0, self.offset / self._size)
+    if self._size and self.offset:
+      self._ratios[self._ending] = self.offset / self._size
     self._closed += self._size
     self._closed_text += self.offset
     self._size = self.offset = 0
 
   def done(self) -> float:
-    read = self.offset / (self._ratio if self._is_packed else 1)
+    read = self.offset / self._ratios.get(self._ending, 1.0)
     return self._closed + min(self._size, read)
 
   def text_bytes(self) -> int:
