@@ -15,7 +15,7 @@ from typing import Any
 
 from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import row_files, sources, spills, text_files
-from shared_bert.data.documents import Block, Tokenise
+from shared_bert.data.documents import Block, Documents, Tokenise
 from shared_bert.data.packing import RowMaker
 from shared_bert.data.sources import Source
 from shared_bert.data.workers import Workers
@@ -115,14 +115,16 @@ class ShardWriter:
     return facts
 
 
-def write_shard(folder, name, make_rows, documents) -> dict[str, Any]:
+def write_shard(
+  folder: pathlib.Path, name: str, make_rows: RowMaker, documents: Documents
+) -> dict[str, Any]:
   """Makes and writes the files of one shard.
 
   Args:
     folder: to write to.
     name: of the shard.
-    make_rows: a `RowMaker`.
-    documents: of the shard, `Documents`.
+    make_rows: the work.
+    documents: all of the shard, in any order.
 
   Returns:
     As `ShardWriter`.
