@@ -83,8 +83,9 @@ def pretrain_defaults() -> ConfigDict:
       'data': {
         'source': 'text',  # or toy, the embedded language
         'corpus': '',  # a folder that shared_bert.prepare wrote
-        'text': '',  # or text files (globs), prepared into data.dir first
-        'dir': 'data',  # where prepared corpora are put
+        'text': '',  # or text (globs, tfds:NAME), prepared into data.dir first
+        'text_key': 'text',  # with text: of .jsonl, .parquet and tfds
+        'dir': 'data',  # where prepared corpora and TFDS sets are put
         'vocab': '',  # with text: vocab.txt or tokenizer.json
         'vocab_size': 30522,  # with text, without vocab: train one, once
         'seq_len': 128,  # tokens in a row

@@ -3,14 +3,15 @@ r"""Prepares text for pre-training: vocabulary, rows, counts and hashes.
   python -m shared_bert.prepare --input='text/*.txt.xz' --output=data/corpus \
     --vocab_size=30000 --seq_len=128
 
-Text is UTF-8 with blank lines between documents, plain or packed (.xz, .gz,
-.bz2). The same command again finds its work done; another one never overwrites
-a corpus.
+Text is UTF-8 with blank lines between documents, plain, packed (.gz, .xz, .bz2,
+.zst) or in a .tar; or a record is a document, in .jsonl, .parquet or a set of
+TensorFlow Datasets, tfds:NAME. The same command again goes on where it was
+killed, or finds its work done; another one never overwrites a corpus.
 """
 
-import glob
 import hashlib
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -18,14 +19,22 @@ from collections.abc import Sequence
 from absl import flags
 
 from shared_bert import command_line
-from shared_bert.data import preparation, text_files
+from shared_bert.data import preparation, sources
 from shared_bert.data.corpus import Corpus
 from shared_bert.data.preparation import NewVocabulary
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
 
 _INPUT = flags.DEFINE_list(
-  'input', [], 'Text files: names or patterns, separated by commas.'
+  'input',
+  [],
+  'Text files: names or patterns, separated by commas; or tfds:NAME.',
+)
+_TEXT_KEY = flags.DEFINE_string(
+  'text_key', 'text', 'Key, column or feature with the text of a record.'
+)
+_DATA_DIR = flags.DEFINE_string(
+  'data_dir', 'data', 'Folder of TensorFlow Datasets.'
 )
 _OUTPUT = flags.DEFINE_string('output', None, 'Folder to make.')
 _VOCAB = flags.DEFINE_string(
@@ -41,11 +50,25 @@ _LOWERCASE = flags.DEFINE_bool(
   "Lower-case and strip accents; default: as --vocab's folder says, or true.",
 )
 _WORKERS = flags.DEFINE_integer(
-  'workers', 1, 'Processes; the result does not depend on it.'
+  'workers',
+  None,
+  'Processes; the result does not depend on it. Default: one a core, fewer for '
+  'little text.',
 )
 _HELDOUT_FRACTION = flags.DEFINE_float(
   'heldout_fraction', 0.01, 'Share of the documents kept for evaluation.'
 )
+_DEDUPLICATE = flags.DEFINE_bool(
+  'deduplicate', False, 'Keep one of documents that are equal.'
+)
+_PAIRS = flags.DEFINE_bool(
+  'pairs', False, 'Rows of next-sentence pairs; lines of text are sentences.'
+)
+_SHARDS = flags.DEFINE_integer(
+  'shards', None, 'Files of rows; default: as the size of the text asks for.'
+)
+# Text on disk that is worth a process of its own.
+_WORKER_BYTES = 8_000_000
 
 
 def prepare(
@@ -56,29 +79,39 @@ def prepare(
   vocab_size: int | None = None,
   seq_len: int = 128,
   lowercase: bool | None = None,
-  workers: int = 1,
+  workers: int | None = 1,
   heldout_fraction: float = 0.01,
+  deduplicate: bool = False,
+  pairs: bool = False,
+  shards: int | None = None,
+  text_key: str = 'text',
+  data_dir: str | pathlib.Path = 'data',
 ) -> Corpus:
   """Prepares a corpus, or opens it if it was prepared so before.
 
   Args:
-    patterns: names or glob patterns of text files; one string may hold
-      several, separated by commas.
+    patterns: as `sources.find_sources` takes; one string may hold several,
+      separated by commas.
     output: the folder to make.
     vocab: an existing vocabulary, as `Tokenizer.load` takes; or
     vocab_size: the size of one to be trained on the text, once.
     seq_len: S, tokens in a row.
     lowercase: overrules what `vocab` says; true for a trained vocabulary
       unless given.
-    workers: processes.
+    workers: processes; None for one a core, fewer for little text.
     heldout_fraction: share of the documents kept for evaluation.
+    deduplicate: keeps one of documents that are equal.
+    pairs: makes rows of next-sentence pairs.
+    shards: files of rows; None for what the size of the text asks for.
+    text_key: the key, column or feature that holds the text of a record.
+    data_dir: the folder of TensorFlow Datasets.
 
   Returns:
     The corpus, opened.
 
   Raises:
-    UserError: no such files, both or neither of `vocab` and `vocab_size`, or
-      what `prepare_corpus` raises.
+    UserError: both or neither of `vocab` and `vocab_size`, or what
+      `find_sources` and `prepare_corpus` raise.
   """
   if isinstance(patterns, str):
     patterns = _split(patterns)
@@ -92,14 +125,28 @@ def prepare(
       'Give either --vocab=FILE, an existing vocabulary, or --vocab_size=N, '
       'to train one on the text; not both and not neither.'
     )
+  found = sources.find_sources(patterns, '--input', text_key, data_dir)
+  if workers is None:
+    size = sum(source.path.stat().st_size for source in found)
+    workers = min(_cores(), 1 + size // _WORKER_BYTES)
   return preparation.prepare_corpus(
-    _find(patterns, '--input'),
+    found,
     pathlib.Path(output),
     tokenizer,
     seq_len,
     workers=workers,
     heldout_fraction=heldout_fraction,
+    deduplicate=deduplicate,
+    pairs=pairs,
+    shards=shards,
   )
+
+
+def _cores() -> int:
+  """Cores that this process may use."""
+  if hasattr(os, 'sched_getaffinity'):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1
 
 
 def prepare_text(
@@ -109,15 +156,18 @@ def prepare_text(
   vocab: str = '',
   vocab_size: int,
   seq_len: int,
+  text_key: str = 'text',
 ) -> pathlib.Path:
   """Prepares text for a job that names it, under a name that it implies.
 
   Args:
-    text: names or glob patterns of text files, separated by commas.
-    directory: where prepared corpora are put.
+    text: patterns as `sources.find_sources` takes, separated by commas.
+    directory: where prepared corpora are put; the folder of TensorFlow
+      Datasets as well.
     vocab: an existing vocabulary; empty to train one of
     vocab_size: tokens.
     seq_len: S.
+    text_key: the key, column or feature that holds the text of a record.
 
   Returns:
     The corpus's folder: the same for the same contents and settings, so that
@@ -127,7 +177,9 @@ def prepare_text(
     UserError: as `prepare`.
   """
   patterns = _split(text)
-  hashes = [text_files.file_hash(path) for path in _find(patterns, 'data.text')]
+  found = sources.find_sources(patterns, 'data.text', text_key, directory)
+  described = [source.describe() for source in found]
+  hashes = [(item['sha256'], item['read_as']) for item in described]
   origin = Tokenizer.load(vocab).sha256 if vocab else vocab_size
   identity = json.dumps([hashes, origin, seq_len]).encode('ascii')
   name = f'corpus-{hashlib.sha256(identity).hexdigest()[:12]}'
@@ -138,6 +190,8 @@ def prepare_text(
     vocab=vocab or None,
     vocab_size=None if vocab else vocab_size,
     seq_len=seq_len,
+    text_key=text_key,
+    data_dir=directory,
   )
   return folder
 
@@ -145,28 +199,6 @@ def prepare_text(
 def _split(text: str) -> list[str]:
   """The patterns of a list with commas."""
   return [part.strip() for part in text.split(',') if part.strip()]
-
-
-def _find(patterns: Sequence[str], key: str) -> list[pathlib.Path]:
-  """The files of all patterns, each once; `key` is what named them."""
-  found: dict[pathlib.Path, None] = {}
-  for pattern in patterns:
-    if pattern.startswith('tfds:'):
-      raise UserError(
-        f'{key}={pattern}: only text files can be prepared yet; write the '
-        'text to files, a blank line between documents.'
-      )
-    paths = [pathlib.Path(name) for name in sorted(glob.glob(pattern))]
-    paths = [path for path in paths if path.is_file()]
-    if not paths:
-      raise UserError(
-        f'{key}={pattern}: there is no such file; patterns are relative to '
-        f'{pathlib.Path.cwd()}.'
-      )
-    found.update(dict.fromkeys(paths))
-  if not found:
-    raise UserError(f'no {key} is given: name the text files to prepare.')
-  return list(found)
 
 
 def _command() -> None:
@@ -181,6 +213,11 @@ def _command() -> None:
     lowercase=_LOWERCASE.value,
     workers=_WORKERS.value,
     heldout_fraction=_HELDOUT_FRACTION.value,
+    deduplicate=_DEDUPLICATE.value,
+    pairs=_PAIRS.value,
+    shards=_SHARDS.value,
+    text_key=_TEXT_KEY.value,
+    data_dir=_DATA_DIR.value,
   )
 
 

@@ -181,5 +181,6 @@ def _find_corpus(data: ConfigDict) -> Corpus:
       vocab=data.vocab,
       vocab_size=data.vocab_size,
       seq_len=data.seq_len,
+      text_key=data.text_key,
     )
   return corpus_lib.open_corpus(folder, seq_len=data.seq_len)

@@ -60,6 +60,7 @@ def without(key):
   return change
 
 
+ROWS = 'train-00000.npy'
 # A file of a corpus, what is done to it, and what the sentence must say.
 CORPORA = {
   'no manifest': (
@@ -74,18 +75,23 @@ CORPORA = {
     'format None',
     'prepare it again',
   ),
+  'an old corpus': (
+    'manifest.json',
+    lambda path: path.write_text('{"format": 1}'),
+    'has format 1, this version reads format 2: prepare it again',
+  ),
   'a manifest without counts': (
     'manifest.json',
     without('counts'),
     'lacks counts',
     'prepare',
   ),
-  'no rows': ('train.npy', pathlib.Path.unlink, 'train.npy is missing'),
-  'cut rows': ('train.npy', cut, 'bytes long', 'prepare it again'),
+  'no rows': (ROWS, pathlib.Path.unlink, f'{ROWS} is missing'),
+  'cut rows': (ROWS, cut, 'bytes long', 'prepare it again'),
   'rows that are none': (
-    'train.npy',
+    ROWS,
     lambda path: path.write_bytes(b'x' * path.stat().st_size),
-    'train.npy is damaged',
+    f'{ROWS} has another head than was written',
     'prepare',
   ),
   'no vocabulary': ('vocab.txt', pathlib.Path.unlink, 'vocab.txt is missing'),
@@ -105,6 +111,16 @@ def corpus_flags(text, folder):
   config = pretrain_config(text)
   config.data.update({'text': '', 'corpus': str(folder)})
   return [*flags_of('pretrain', config), '--config.train.warmup_steps=0']
+
+
+@pytest.mark.parametrize('side', ['train', 'heldout'])
+def test_rows_that_changed_stop_a_run(side, commands, text, corpus, tmp_path):
+  folder = shutil.copytree(corpus, tmp_path / 'my corpus')
+  flipped(folder / f'{side}-00000.npy')
+  flags = corpus_flags(text, folder)
+  done = commands.run('main', *flags, f'--workdir={tmp_path / "run"}')
+  words = [str(folder), f'{side}-00000.npy has not the rows 0 to', 'restore']
+  assert_refused(done, words, planned=side == 'train')
 
 
 @pytest.mark.parametrize('case', CORPORA)

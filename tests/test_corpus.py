@@ -10,13 +10,15 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from shared_bert import prepare as prepare_lib
-from shared_bert.data import chunks, preparation, text_files
+from shared_bert.data import preparation, row_files, stages, text_files
 from shared_bert.data.corpus import open_corpus
 from shared_bert.data.preparation import NewVocabulary, prepare_corpus
 from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from shared_bert.errors import UserError
+from tests.test_packing import segments_of
 
 WORDS = 'zero one two three four five six seven eight nine'.split()
 
@@ -42,17 +44,13 @@ def text(tmp_path):
   return path
 
 
-def _words(tokenizer, rows):
-  return [' '.join(tokenizer.vocab[i] for i in row) for row in rows]
-
-
 def _sentence(count, first=0):
   return ' '.join(WORDS[(first + i) % 10] for i in range(count))
 
 
-def test_rows_are_chunks_of_documents(tmp_path, tokenizer):
+def test_documents_share_rows(tmp_path, tokenizer):
   path = tmp_path / 'text.txt'
-  # 20 tokens over two lines; 7 are too few; 8 are enough; 11 = 10 and 1.
+  # 20 tokens over two lines; 7 are too few; 8 share a row with 10 of 11.
   documents = [
     _sentence(15) + '\n' + _sentence(5, first=5),
     _sentence(7),
@@ -61,30 +59,38 @@ def test_rows_are_chunks_of_documents(tmp_path, tokenizer):
   ]
   path.write_text('\n\n\n'.join(documents), 'utf-8')
   corpus = prepare_corpus(
-    [path], tmp_path / 'out', tokenizer, 12, heldout_fraction=0
+    [path], tmp_path / 'out', tokenizer, 22, heldout_fraction=0
   )
-  ten = '[CLS] ' + _sentence(10) + ' [SEP]'
-  assert _words(tokenizer, corpus.train) == [
-    *(ten, ten),
-    '[CLS] ' + _sentence(8) + ' [SEP] [PAD] [PAD]',
-    ten,
-  ]
-  assert corpus.heldout.shape == (0, 12)
-  counts = corpus.manifest['counts']
-  assert counts['files'] == 1
-  assert counts['documents'] == 4
-  assert counts['rows'] == 4
-  assert counts['heldout_rows'] == 0
-  assert counts['tokens'] == 38
-  assert counts['dropped_tokens'] == 8
-  assert counts['unknown_tokens'] == 0
-  assert counts['padding_share'] == round(2 / 48, 6)
+  words = [' '.join(tokenizer.vocab[i] for i in row) for row in corpus.train]
+  assert sorted(words) == sorted(
+    [
+      f'[CLS] {_sentence(20)} [SEP]',
+      f'[CLS] {_sentence(11)} [SEP]' + ' [PAD]' * 9,
+      f'[CLS] {_sentence(8)} [SEP]' + ' [PAD]' * 12,
+    ]
+  )
+  assert corpus.heldout.shape == (0, 22)
+  assert not corpus.has_pairs
+  expected = {
+    'files': 1,
+    'documents': 4,
+    'heldout_documents': 0,
+    'duplicate_documents': 0,
+    'rows': 3,
+    'heldout_rows': 0,
+    'segments': 3,
+    'tokens': 39,
+    'dropped_tokens': 7,
+    'unknown_tokens': 0,
+    'padding_share': round(21 / 66, 6),
+  }
+  assert corpus.manifest['counts'].items() >= expected.items()
 
 
 def test_opened_corpus_is_mapped_and_complete(tmp_path, text, tokenizer):
   made = prepare_corpus([text], tmp_path / 'out', tokenizer, 32)
   corpus = open_corpus(tmp_path / 'out', verify=True)
-  assert isinstance(corpus.train, np.memmap)
+  assert isinstance(corpus.train, row_files.RowFiles)
   assert corpus.train.dtype == np.uint16
   assert corpus.seq_len == corpus.train.shape[1] == 32
   assert corpus.tokenizer.sha256 == tokenizer.sha256
@@ -96,8 +102,8 @@ def test_opened_corpus_is_mapped_and_complete(tmp_path, text, tokenizer):
     open_corpus(tmp_path / 'out', seq_len=64)
   names = sorted(path.name for path in (tmp_path / 'out').iterdir())
   assert names == [
-    *('heldout.npy', 'manifest.json', 'tokenizer_config.json', 'train.npy'),
-    'vocab.txt',
+    *('audit.json', 'heldout-00000.npy', 'lengths.png', 'manifest.json'),
+    *('tokenizer_config.json', 'train-00000.npy', 'vocab.txt'),
   ]
   assert not (tmp_path / 'out.partial').exists()
 
@@ -118,40 +124,125 @@ def test_large_vocabularies_get_wide_ids(tmp_path):
     [tmp_path / 'a.txt'], tmp_path / 'out', tokenizer, 12, heldout_fraction=0
   )
   assert corpus.train.dtype == np.int32
-  assert (corpus.train[0, 1:-1] == 70_004).all()
+  assert (corpus.train[0][1:-1] == 70_004).all()
 
 
-def test_workers_do_not_change_the_rows(tmp_path, text, tokenizer, monkeypatch):
-  monkeypatch.setattr(preparation, '_BLOCK_BYTES', 500)
-  alone = prepare_corpus([text], tmp_path / 'one', tokenizer, 32)
-  pool = prepare_corpus([text], tmp_path / 'two', tokenizer, 32, workers=2)
-  assert pool.fingerprint == alone.fingerprint
-  assert pool.manifest == alone.manifest
-  np.testing.assert_array_equal(pool.train, alone.train)
+def _bytes_of(folder):
+  return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_corpus_is_the_same_for_any_workers_and_any_order_of_files(
+  tmp_path, text, tokenizer, monkeypatch
+):
+  monkeypatch.setattr(stages, '_BLOCK_BYTES', 500)
+  files = []
+  for k, (lines, _) in enumerate(text_files.read_documents(text)):
+    files.append(tmp_path / f'{k}.txt')
+    files[-1].write_text('\n'.join(lines) + '\n')
+  made = [
+    prepare_corpus(inputs, tmp_path / f'out{k}', tokenizer, 32, k, shards=3)
+    for k, inputs in enumerate((files, files[::-1], files[30:] + files[:30]), 1)
+  ]
+  first, second, third = (_bytes_of(tmp_path / f'out{k}') for k in (1, 2, 3))
+  assert first == second == third
+  assert len(first) == 9
+  assert made[0].fingerprint == made[2].fingerprint
+
+
+def test_shards_hold_the_same_documents(tmp_path, text, tokenizer):
+  one, many = (
+    prepare_corpus([text], tmp_path / str(k), tokenizer, 32, shards=k)
+    for k in (1, 7)
+  )
+  assert len(many.manifest['files']) == 7 + 1 + 4
+  for side in ('train', 'heldout'):
+    tokens = [np.sort(getattr(c, side)[:], axis=None) for c in (one, many)]
+    real = [ids[ids != tokenizer.pad_id] for ids in tokens]
+    np.testing.assert_array_equal(*real)
+  assert one.fingerprint != many.fingerprint
+
+
+def test_the_number_of_shards_follows_from_the_size():
+  sizes = {0: 1, 1: 1, 2**25: 1, 2**25 + 1: 2, 2**40: 256}
+  assert {n: preparation.default_shards(n) for n in sizes} == sizes
 
 
 def test_held_out_documents_are_chosen_by_their_text(tmp_path, text, tokenizer):
-  copy = tmp_path / 'reversed.txt'
+  few = tmp_path / 'few.txt'
   documents = [lines for lines, _ in text_files.read_documents(text)]
-  copy.write_text('\n\n'.join('\r\n'.join(d) for d in documents[::-1]))
+  few.write_text('\n\n'.join('\r\n'.join(d) for d in documents[::-2]))
   here, there = (
-    prepare_corpus([path], tmp_path / name, tokenizer, 32, 1, 0.25)
-    for path, name in ((text, 'here'), (copy, 'there'))
+    prepare_corpus([path], tmp_path / name, tokenizer, 512, 1, 0.25)
+    for path, name in ((text, 'here'), (few, 'there'))
   )
   for side in ('train', 'heldout'):
-    rows, other = (set(map(bytes, getattr(c, side))) for c in (here, there))
-    assert rows == other
-  assert here.fingerprint != there.fingerprint
+    sets = [
+      {
+        bytes(segment)
+        for row in getattr(corpus, side)
+        for segment in segments_of(row, tokenizer.cls_id, tokenizer.pad_id)
+      }
+      for corpus in (here, there)
+    ]
+    assert sets[1] < sets[0]
   counts = here.manifest['counts']
   assert counts['documents'] == 60
   assert 5 <= counts['heldout_documents'] <= 25
   assert counts['heldout_rows'] == len(here.heldout) > 0
 
 
-def test_share_of_held_out_documents():
-  documents = [[f'document {i}'] for i in range(20_000)]
-  share = np.mean([chunks.is_heldout(d, 0.1) for d in documents])
-  assert abs(share - 0.1) < 0.01
+def test_the_audit_says_what_there_is(tmp_path, tokenizer, capsys):
+  path = tmp_path / 'a.txt'
+  documents = [_sentence(30), _sentence(30), _sentence(9, 1), 'strange words']
+  path.write_text('\n\n'.join(documents))
+  audits = {}
+  for deduplicate in (False, True):
+    out = tmp_path / f'out{deduplicate}'
+    prepare_corpus(
+      [path],
+      out,
+      tokenizer,
+      32,
+      heldout_fraction=0,
+      deduplicate=deduplicate,
+    )
+    audits[deduplicate] = json.loads((out / 'audit.json').read_text())
+    with Image.open(out / 'lengths.png') as picture:
+      assert picture.format == 'PNG' and picture.width > 300
+  kept, removed = audits[False], audits[True]
+  assert kept['duplicate_share'] == removed['duplicate_share'] == 0.25
+  assert (kept['rows'], removed['rows']) == (3, 2)
+  assert (kept['tokens'], removed['tokens']) == (69, 39)
+  assert removed['duplicate_tokens'] == 30
+  assert kept['dropped_tokens'] == removed['dropped_tokens'] == 2
+  assert kept['packing_efficiency'] == round(75 / 96, 6)
+  assert kept['padding_share'] == round(1 - 75 / 96, 6)
+  assert kept['documents_by_length'] == [
+    {'from': 2, 'to': 3, 'documents': 1},
+    {'from': 4, 'to': 7, 'documents': 0},
+    {'from': 8, 'to': 15, 'documents': 1},
+    {'from': 16, 'to': 31, 'documents': 2},
+  ]
+  printed = capsys.readouterr().err
+  for words in ('1 exact copies (25.00%), kept; --dedup', '78.12% full'):
+    assert words in printed
+  assert '16-31           2  ####' in printed
+
+
+def test_real_articles_fill_rows(tmp_path, shared_data):
+  lines = lzma.open(shared_data / 'text' / 'wikitext2.valid.tokens.xz', 'rt')
+  path = tmp_path / 'articles.txt'
+  with lines:
+    # Titles begin articles: ` = Title = `, and sections have more signs.
+    path.write_text(
+      ''.join('\n' * line.startswith(' = ') + line for line in lines)
+    )
+  vocab = shared_data / 'vocab' / 'bert-base-uncased-vocab.txt'
+  for seq_len in (128, 512):
+    out = tmp_path / str(seq_len)
+    prepare_corpus([path], out, Tokenizer.load(vocab), seq_len)
+    audit = json.loads((out / 'audit.json').read_text())
+    assert audit['packing_efficiency'] > 0.97
 
 
 def test_packed_and_marked_files_read_alike(tmp_path, text):
@@ -193,9 +284,9 @@ def test_truncated_archives_are_errors(tmp_path, text, tokenizer, pack):
 
 
 def test_archives_of_files_are_refused(tmp_path, tokenizer):
-  (tmp_path / 'a.tar.xz').write_bytes(b'')
+  (tmp_path / 'a.zip').write_bytes(b'')
   with pytest.raises(UserError, match='unpack it'):
-    prepare_corpus([tmp_path / 'a.tar.xz'], tmp_path / 'out', tokenizer, 32)
+    prepare_corpus([tmp_path / 'a.zip'], tmp_path / 'out', tokenizer, 32)
 
 
 @pytest.mark.parametrize('contents', ['', '\n \n', 'one two three\n'])
@@ -210,11 +301,11 @@ def test_the_same_request_is_not_done_twice(
   tmp_path, text, tokenizer, capsys, monkeypatch
 ):
   first = prepare_corpus([text], tmp_path / 'out', tokenizer, 32)
-  before = (tmp_path / 'out' / 'train.npy').stat().st_mtime_ns
+  before = (tmp_path / 'out' / 'train-00000.npy').stat().st_mtime_ns
   again = prepare_corpus([text], tmp_path / 'out', tokenizer, 32)
   assert 'as it is' in capsys.readouterr().err
   assert again.fingerprint == first.fingerprint
-  assert (tmp_path / 'out' / 'train.npy').stat().st_mtime_ns == before
+  assert (tmp_path / 'out' / 'train-00000.npy').stat().st_mtime_ns == before
 
 
 def test_another_request_never_overwrites(tmp_path, text, tokenizer):
@@ -232,70 +323,15 @@ def test_another_request_never_overwrites(tmp_path, text, tokenizer):
   }.items():
     with pytest.raises(UserError, match=f'made with other {name};'):
       prepare_corpus(*arguments)
+  for setting in ({'deduplicate': True}, {'shards': 2}):
+    with pytest.raises(UserError, match=f'made with other {[*setting][0]};'):
+      prepare_corpus([text], out, tokenizer, 32, **setting)
   open_corpus(out, verify=True)
   (tmp_path / 'full').mkdir()
   (tmp_path / 'full' / 'thesis.txt').write_text('mine')
   with pytest.raises(UserError, match='with something else in it'):
     prepare_corpus([text], tmp_path / 'full', tokenizer, 32)
   assert (tmp_path / 'full' / 'thesis.txt').read_text() == 'mine'
-
-
-def test_interrupted_preparation_leaves_no_corpus_and_keeps_its_vocabulary(
-  tmp_path, text, monkeypatch, capsys
-):
-  out = tmp_path / 'out'
-
-  def interrupt(*unused):
-    raise KeyboardInterrupt
-
-  with monkeypatch.context() as patch:
-    patch.setattr(preparation, '_publish', interrupt)  # at the last moment
-    with pytest.raises(KeyboardInterrupt):
-      prepare_corpus([text], out, NewVocabulary(60), 32)
-  assert not out.exists()
-  vocabulary = (tmp_path / 'out.partial' / 'vocab.txt').read_bytes()
-  capsys.readouterr()
-  corpus = prepare_corpus([text], out, NewVocabulary(60), 32)
-  assert corpus.manifest['tokenizer']['trained_size'] == 60
-  assert (out / 'vocab.txt').read_bytes() == vocabulary
-  assert 'interrupted' in capsys.readouterr().err
-  again = prepare_corpus([text], out, NewVocabulary(60), 32)
-  assert again.fingerprint == corpus.fingerprint
-
-
-def test_two_preparations_do_not_meet(tmp_path, text, tokenizer):
-  with preparation._partial_folder(tmp_path / 'out'):
-    with pytest.raises(UserError, match='Another process'):
-      prepare_corpus([text], tmp_path / 'out', tokenizer, 32)
-
-
-def test_damage_is_noticed(tmp_path, text, tokenizer):
-  out = tmp_path / 'out'
-  with pytest.raises(
-    UserError, match='not a prepared corpus.*shared_bert.prep'
-  ):
-    open_corpus(out)
-  prepare_corpus([text], out, tokenizer, 32)
-  with (out / 'train.npy').open('r+b') as stream:
-    stream.seek(500)
-    stream.write(b'\x00\x09')
-  open_corpus(out)
-  with pytest.raises(UserError, match=r'train\.npy has not the contents'):
-    open_corpus(out, verify=True)
-  with (out / 'train.npy').open('ab') as stream:
-    stream.truncate(600)
-  with pytest.raises(UserError, match=r'train\.npy is 600 bytes long'):
-    open_corpus(out)
-  (out / 'train.npy').unlink()
-  with pytest.raises(UserError, match=r'train\.npy is missing'):
-    open_corpus(out)
-  manifest = json.loads((out / 'manifest.json').read_text())
-  (out / 'manifest.json').write_text(json.dumps({**manifest, 'format': 99}))
-  with pytest.raises(UserError, match='format 99'):
-    open_corpus(out)
-  (out / 'manifest.json').write_text('{')
-  with pytest.raises(UserError, match='not readable'):
-    open_corpus(out)
 
 
 def test_a_job_s_text_has_one_folder_for_each_setting(tmp_path, text):

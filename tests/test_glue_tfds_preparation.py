@@ -13,7 +13,7 @@ import threading
 import pytest
 
 from shared_bert import errors
-from shared_bert.data import glue, glue_tfds
+from shared_bert.data import glue, glue_tfds, tfds_sets
 from tests.glue_files import (
   WITHOUT,
   as_downloads,
@@ -86,7 +86,7 @@ def test_a_download_waits_for_seconds_and_tries_again_once(monkeypatch):
   monkeypatch.setattr(
     downloader, '_open_url', lambda url, **options: calls.append(options)
   )
-  with glue_tfds._no_long_waits():
+  with tfds_sets._no_long_waits():
     assert downloader.MAX_RETRIES == 1
     downloader._open_url('http://a/b', verify=True)
   assert calls == [{'verify': True, 'timeout': (5, 30)}]

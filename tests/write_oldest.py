@@ -4,7 +4,8 @@
   PIP_CONSTRAINT=tests/oldest.txt make test
 
 The second command tests what the bounds promise. It wants a fresh `.venv` and
-the oldest Python. Tools of the `dev` extra are not bound.
+the oldest Python. Tools of the `dev` extra are not bound, but for what users
+can have by an extra as well.
 """
 
 import pathlib
@@ -14,6 +15,8 @@ from packaging.requirements import Requirement
 
 PATH = pathlib.Path(__file__).with_name('oldest.txt')
 PYPROJECT = PATH.parents[1] / 'pyproject.toml'
+# Extras that `dev` installs as well.
+_EXTRAS = ('parquet', 'zstd')
 
 
 def constraints(pyproject: str) -> str:
@@ -26,7 +29,12 @@ def constraints(pyproject: str) -> str:
     ValueError: if a dependency has anything but one lower bound.
   """
   lines = ['# Written by tests/write_oldest.py.']
-  for text in tomllib.loads(pyproject)['project']['dependencies']:
+  project = tomllib.loads(pyproject)['project']
+  extras = project.get('optional-dependencies', {})
+  texts = [*project['dependencies']]
+  for name in _EXTRAS:
+    texts += extras.get(name, [])
+  for text in texts:
     requirement = Requirement(text)
     bounds = list(requirement.specifier)
     if [bound.operator for bound in bounds] != ['>=']:

@@ -12,6 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from shared_bert.data.row_files import RowFiles
+
+Array = np.ndarray | RowFiles
+
 _SHUFFLE_ROUNDS = 4  # of grain's block cipher; the fewest that it recommends
 # Up to here a whole epoch's permutation is made at once (8 MB, 0.1 s); grain
 # takes 5 us a row above, and 300 us a row in a data set of 100, for it walks
@@ -94,7 +98,7 @@ class Rows:
 
   def __init__(
     self,
-    arrays: Mapping[str, np.ndarray],
+    arrays: Mapping[str, Array],
     batch_size: int,
     seed: int,
     buckets: Sequence[int] | None = None,
@@ -104,7 +108,7 @@ class Rows:
     """Describes the batches; reads nothing yet.
 
     Args:
-      arrays: name -> array [N, ...]; memory maps are welcome. Integers
+      arrays: name -> array [N, ...], in memory or in files. Integers
         narrower than int32 come out as int32.
       batch_size: B, rows of the global batch, over all hosts and devices.
       seed: any integer >= 0.
@@ -144,7 +148,7 @@ class Rows:
 
 
 def eval_batches(
-  arrays: Mapping[str, np.ndarray],
+  arrays: Mapping[str, Array],
   batch_size: int,
   buckets: Sequence[int] | None = None,
   lengths: np.ndarray | None = None,
@@ -271,7 +275,7 @@ class _Trim:
     return int(fitting[0]) if len(fitting) else self.seq_len
 
 
-def _num_rows(arrays: Mapping[str, np.ndarray]) -> int:
+def _num_rows(arrays: Mapping[str, Array]) -> int:
   """N, which all the arrays share."""
   sizes = {name: len(array) for name, array in arrays.items()}
   if len(set(sizes.values())) != 1:
@@ -280,7 +284,7 @@ def _num_rows(arrays: Mapping[str, np.ndarray]) -> int:
 
 
 def _gather(
-  arrays: Mapping[str, np.ndarray], rows: np.ndarray, trim: _Trim
+  arrays: Mapping[str, Array], rows: np.ndarray, trim: _Trim
 ) -> dict[str, np.ndarray]:
   """The rows of every array, sequences trimmed, narrow integers widened."""
   length = trim.length(rows) if trim.names else None

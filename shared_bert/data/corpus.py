@@ -2,10 +2,16 @@
 
 A corpus is a folder:
 
-  train.npy, heldout.npy   rows `[CLS] chunk [SEP] [PAD]...`, [N, S], uint16
-                           where the vocabulary allows, else int32
+  train-00000.npy, …, heldout-00000.npy, …
+                        packed rows [N, S], uint16 where the vocabulary allows,
+                        else int32: `[CLS] a… [SEP] [CLS] b… [SEP] [PAD]…`;
+                        with pairs `[CLS] a… [SEP] b… [SEP] [PAD]…`
+  train-00000.labels.npy, …
+                        only with pairs, uint8 [N]: 0 where b follows a in the
+                        text, 1 where it is from elsewhere
   vocab.txt, tokenizer_config.json
-  manifest.json            what it was made of, counts, sizes and hashes
+  audit.json, lengths.png
+  manifest.json         what it was made of, counts, sizes, hashes, checksums
 
 `preparation.py` writes it.
 """
@@ -14,16 +20,20 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from shared_bert.data import text_files
+from shared_bert.data import row_files, text_files
+from shared_bert.data.row_files import RowFiles
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
 
-FORMAT = 1
+FORMAT = 2
 _IN_MANIFEST = (
   'seq_len',
+  'dtype',
+  'pairs',
   'heldout_fraction',
   'fingerprint',
   'tokenizer',
@@ -38,20 +48,31 @@ class Corpus:
   """An opened corpus.
 
   Attributes:
-    train: [N, S] uint16 or int32, mapped from disk.
+    train: [N, S] uint16 or int32; mapped from disk and checked when it is read,
+      unless it was made in memory.
     heldout: [M, S], the same of documents kept out of training; M may be 0.
     tokenizer: the tokenizer that made the ids.
     seq_len: S.
     manifest: the contents of manifest.json.
     fingerprint: hex digest over all the rows: the identity of the data.
+    train_labels: uint8 [N] with next-sentence pairs, else None: 1 where the
+      second part of a row is not what follows the first.
+    heldout_labels: uint8 [M], the same of `heldout`.
   """
 
-  train: np.ndarray
-  heldout: np.ndarray
+  train: np.ndarray | RowFiles
+  heldout: np.ndarray | RowFiles
   tokenizer: Tokenizer
   seq_len: int
   manifest: dict
   fingerprint: str
+  train_labels: np.ndarray | None = None
+  heldout_labels: np.ndarray | None = None
+
+  @property
+  def has_pairs(self) -> bool:
+    """Whether each row is a next-sentence pair."""
+    return self.train_labels is not None
 
 
 def open_corpus(
@@ -64,7 +85,8 @@ def open_corpus(
   Args:
     path: the folder that `prepare_corpus` made.
     seq_len: the length of rows that is expected; `None` takes any.
-    verify: also hashes every file, which reads all of it.
+    verify: also hashes every file, which reads all of it. Without, rows are
+      compared with their checksums when they are first read.
 
   Returns:
     The corpus; its rows are mapped, not read.
@@ -79,7 +101,8 @@ def open_corpus(
       f'The corpus {path} has rows of {manifest["seq_len"]} tokens, not of '
       f'{seq_len}: set data.seq_len={manifest["seq_len"]}, or prepare another.'
     )
-  for name, expected in manifest['files'].items():
+  files = manifest['files']
+  for name, expected in files.items():
     file = path / name
     size = file.stat().st_size if file.is_file() else None
     if size != expected['bytes']:
@@ -88,38 +111,69 @@ def open_corpus(
         f'The corpus {path} is damaged: {name} is {state}, where its manifest '
         f'has {expected["bytes"]} bytes; prepare it again.'
       )
-    if verify and text_files.file_hash(file) != expected['sha256']:
-      raise UserError(
-        f'The corpus {path} is damaged: {name} has not the contents that were '
-        'written (its hash differs); prepare it again.'
-      )
   tokenizer = Tokenizer.load(path)
   if tokenizer.sha256 != manifest['tokenizer']['sha256']:
     raise UserError(
       f'The vocabulary in {path} is not the one its rows were made with; '
       'prepare the corpus again.'
     )
+  for name, expected in files.items():
+    # Rows are many, and have checksums of their own.
+    if (verify or 'crc32' not in expected) and (
+      text_files.file_hash(path / name) != expected['sha256']
+    ):
+      raise UserError(
+        f'The corpus {path} is damaged: {name} has not the contents that were '
+        'written (its hash differs); prepare it again.'
+      )
+
+  dtype = np.dtype(manifest['dtype']).newbyteorder('<')
+
+  def rows_of(side: str) -> RowFiles:
+    return RowFiles(
+      path, _files_of(files, side, '.npy'), manifest['seq_len'], dtype
+    )
+
+  def labels_of(side: str) -> np.ndarray | None:
+    if not manifest['pairs']:
+      return None
+    parts = [
+      row_files.read_labels(path / name, facts)
+      for name, facts in _files_of(files, side, '.labels.npy').items()
+    ]
+    return np.concatenate([np.zeros(0, np.uint8), *parts])
+
   return Corpus(
-    train=_load_rows(path / 'train.npy'),
-    heldout=_load_rows(path / 'heldout.npy'),
+    train=rows_of('train'),
+    heldout=rows_of('heldout'),
     tokenizer=tokenizer,
     seq_len=manifest['seq_len'],
     manifest=manifest,
     fingerprint=manifest['fingerprint'],
+    train_labels=labels_of('train'),
+    heldout_labels=labels_of('heldout'),
   )
 
 
-def _load_rows(path: pathlib.Path) -> np.ndarray:
-  """Rows [N, S], mapped where there are any: nothing cannot be mapped."""
-  try:
-    with path.open('rb') as stream:
-      np.lib.format.read_magic(stream)
-      shape, _, _ = np.lib.format.read_array_header_1_0(stream)
-    return np.load(path, mmap_mode='r' if shape[0] else None)
-  except ValueError as error:
-    raise UserError(
-      f'{path} is damaged ({error}); prepare the corpus again.'
-    ) from error
+def _files_of(files: dict[str, dict], side: str, end: str) -> dict[str, dict]:
+  """The shards of a side, in their order."""
+  return {
+    name: facts
+    for name, facts in sorted(files.items())
+    # A name has one dot more with labels.
+    if name.startswith(f'{side}-') and name[name.index('.') :] == end
+  }
+
+
+def encode_manifest(manifest: dict[str, Any]) -> bytes:
+  """A manifest as JSON that carries the hash of itself under `sha256`."""
+  text = json.dumps({**manifest, 'sha256': _own_hash(manifest)}, indent=2)
+  return f'{text}\n'.encode()
+
+
+def _own_hash(manifest: dict[str, Any]) -> str:
+  facts = {key: manifest[key] for key in manifest if key != 'sha256'}
+  return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(path: pathlib.Path) -> dict:
@@ -142,7 +196,7 @@ def read_manifest(path: pathlib.Path) -> dict:
       'it has no manifest.json; run `python -m shared_bert.prepare '
       f'--output={path} ...`.'
     ) from None
-  except ValueError as error:
+  except (ValueError, OSError) as error:
     raise UserError(
       f'The manifest of the corpus {path} is not readable ({error}); prepare '
       'the corpus again.'
@@ -159,60 +213,9 @@ def read_manifest(path: pathlib.Path) -> dict:
       f'The manifest of the corpus {path} lacks {", ".join(missing)}; prepare '
       'the corpus again.'
     )
-  return manifest
-
-
-class RowFile:
-  """A .npy file of rows that grows while it is written.
-
-  Attributes:
-    num_rows: rows written so far.
-  """
-
-  def __init__(self, path: pathlib.Path, seq_len: int, dtype: np.dtype):
-    self._seq_len = seq_len
-    self._dtype = dtype
-    self._hash = hashlib.sha256()
-    self.num_rows = 0
-    self._stream = path.open('wb')
-    self._write_header()
-    self._start = self._stream.tell()
-
-  def __enter__(self) -> 'RowFile':
-    return self
-
-  def __exit__(self, *unused) -> None:
-    with self._stream:
-      self._stream.seek(0)
-      self._write_header()
-      # NumPy leaves room in a header for the first axis to grow.
-      assert self._stream.tell() == self._start
-
-  def append(self, rows: np.ndarray) -> None:
-    """Adds rows.
-
-    Args:
-      rows: int32 [n, S].
-    """
-    data = rows.astype(self._dtype).tobytes()
-    self._stream.write(data)
-    self._hash.update(data)
-    self.num_rows += len(rows)
-
-  def digest(self) -> str:
-    """Identifies the rows so far.
-
-    Returns:
-      Hex sha256 over the bytes of the rows.
-    """
-    return self._hash.hexdigest()
-
-  def _write_header(self) -> None:
-    np.lib.format.write_array_header_1_0(
-      self._stream,
-      {
-        'descr': np.lib.format.dtype_to_descr(self._dtype),
-        'fortran_order': False,
-        'shape': (self.num_rows, self._seq_len),
-      },
+  if manifest.get('sha256') != _own_hash(manifest):
+    raise UserError(
+      f'The corpus {path} is damaged: manifest.json is not what was written; '
+      'prepare the corpus again.'
     )
+  return manifest

@@ -1,37 +1,41 @@
 """Text files to a corpus: the making of what `corpus.py` reads.
 
 A corpus appears under its name by one rename, when it is complete, and is
-never written to again. While it is made it is called `<name>.partial`.
+never written to again. While it is made it is called `<name>.partial`, where a
+preparation that was killed goes on.
 """
 
-import collections
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
 import json
+import math
 import os
 import pathlib
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
 import shared_bert
-from shared_bert.data import chunks, text_files
+from shared_bert.data import audit as audit_lib
 from shared_bert.data import corpus as corpus_lib
+from shared_bert.data import publication, row_files, sources, stages
 from shared_bert.data.corpus import Corpus
+from shared_bert.data.documents import Sharding, Tokenise
+from shared_bert.data.packing import SHORTEST_CHUNK, RowMaker
+from shared_bert.data.sources import Source
+from shared_bert.data.stages import say
 from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
+from shared_bert.data.workers import WorkerDied
 from shared_bert.errors import UserError
 
 # Text that a vocabulary is trained on; more changes it little.
 _TRAINING_BYTES = 50_000_000
-# Text tokenised at a time: enough to keep every core busy.
-_BLOCK_BYTES = 2_000_000
-_PROGRESS_SECONDS = 5
-_ORIGIN = 'vocabulary_origin.json'
+# Input on disk for each shard: packed text of this size has some 30 M tokens,
+# which a process can hold several times over.
+_SHARD_BYTES = 2**25
+# Each shard is a file to keep open; more text makes larger ones.
+_MOST_SHARDS = 256
+_REQUEST = 'request.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,77 +52,110 @@ class NewVocabulary:
 
 
 def prepare_corpus(
-  inputs: Sequence[pathlib.Path],
+  inputs: Sequence[Source | pathlib.Path],
   output: pathlib.Path,
   tokenizer: Tokenizer | NewVocabulary,
   seq_len: int,
   workers: int = 1,
   heldout_fraction: float = 0.01,
+  *,
+  shards: int | None = None,
+  deduplicate: bool = False,
+  pairs: bool = False,
 ) -> Corpus:
-  """Cuts text files into rows for pre-training and opens the result.
+  """Packs text files into rows for pre-training and opens the result.
 
   Blank lines separate documents. A document's tokens, all its lines joined,
-  are cut into chunks of `S - 2`; a rest below `SHORTEST_CHUNK` is dropped.
-  A document is held out by the hash of its text, so the same ones are however
-  many workers there are and in whatever order the files come; copies of a
-  document fall on the same side.
+  are cut into segments of `S - 2` and what `[CLS]` and `[SEP]` take; a rest
+  below `SHORTEST_CHUNK` is dropped. A row holds as many segments as fit. Where
+  a document goes, held out or not, follows from the hash of its text: the rows
+  are the same for any number of workers and any order of the files, and copies
+  of a document fall on the same side.
 
   Args:
-    inputs: text files, in the order of the rows.
-    output: the folder to make. One that was made of the same files, tokenizer,
-      `seq_len` and `heldout_fraction` is taken as it is.
+    inputs: sources, or paths of files.
+    output: the folder to make. One that was made of the same files, tokenizer
+      and settings is taken as it is; an interrupted one is gone on with.
     tokenizer: the tokenizer, or a request to train one on the text.
     seq_len: S.
     workers: processes; the rows do not depend on it. One process already
       uses several cores.
     heldout_fraction: share of the documents to hold out, in [0, 1).
+    shards: files of rows to train on; by default as many as the size of the
+      inputs asks for.
+    deduplicate: keeps one of the documents that are equal.
+    pairs: makes rows of next-sentence pairs, one a row, of documents whose
+      lines are sentences.
 
   Returns:
     The corpus, opened.
 
   Raises:
     UserError: the output is another corpus or being written, a file cannot be
-      read, or there is no text to speak of.
+      read, there is no text to speak of, or the disk is full.
   """
-  if seq_len < chunks.SHORTEST_CHUNK + 2:
+  if seq_len < SHORTEST_CHUNK + 2:
     raise UserError(
       f'seq_len={seq_len} is too short for pre-training: rows need at least '
-      f'{chunks.SHORTEST_CHUNK + 2} places.'
+      f'{SHORTEST_CHUNK + 2} places.'
     )
-  if workers < 1:
-    raise UserError(f'workers={workers} must be at least 1.')
+  for name, value in (('workers', workers), ('shards', shards)):
+    if value is not None and value < 1:
+      raise UserError(f'{name}={value} must be at least 1.')
   if not 0 <= heldout_fraction < 1:
     raise UserError(
       f'heldout_fraction={heldout_fraction} is not a share: give a number '
       'from 0 to below 1, such as 0.01.'
     )
   output = pathlib.Path(output).absolute()
+  # In an order of their own, so that whoever goes on with a preparation finds
+  # the same text in the same blocks, however the files were named.
+  found = [
+    item if isinstance(item, Source) else sources.file_source(item)
+    for item in inputs
+  ]
+  listed = sorted(
+    ((source.describe(), source) for source in found),
+    key=lambda item: (item[0]['sha256'], item[0]['name']),
+  )
+  described = [item for item, _ in listed]
+  found = [source for _, source in listed]
+  shards = shards or default_shards(sum(item['bytes'] for item in described))
   request = {
     'seq_len': seq_len,
     'heldout_fraction': heldout_fraction,
-    'inputs': [_describe(pathlib.Path(path)) for path in inputs],
+    'shards': shards,
+    'deduplicate': deduplicate,
+    'pairs': pairs,
+    'inputs': described,
     'tokenizer': _request_of(tokenizer),
   }
   if output.exists() and (not output.is_dir() or any(output.iterdir())):
     return _reuse(output, request)
   with _partial_folder(output) as partial:
-    if isinstance(tokenizer, NewVocabulary):
-      tokenizer = _trained_vocabulary(partial, tokenizer, inputs, request)
-    else:
-      _clear(partial)
-      tokenizer.save(partial)
-    _write_rows(partial, inputs, tokenizer, request, workers)
+    tokenizer = _start(partial, tokenizer, found, request)
+    heldout = math.ceil(shards * heldout_fraction)
+    tokenise = Tokenise(tokenizer, Sharding(shards, heldout, heldout_fraction))
+    make_rows = RowMaker.of(tokenizer, seq_len, deduplicate, pairs)
+    made = stages.run_stages(found, partial, tokenise, make_rows, workers)
+    audit = publication.write_manifest(partial, request, tokenise, made)
     _publish(partial, output)
   corpus = corpus_lib.open_corpus(output)
-  _say(f'wrote {output}: {_summary(corpus.manifest)}')
-  counts = corpus.manifest['counts']
-  if heldout_fraction and not counts['heldout_rows']:
-    _say(
-      f'none of the {counts["documents"]:,} documents is held out, so there is '
+  say(f'wrote {output}: {_summary(corpus.manifest)}')
+  for line in audit_lib.describe(audit):
+    say(line)
+  if heldout_fraction and not len(corpus.heldout):
+    say(
+      f'none of the {audit["documents"]:,} documents is held out, so there is '
       'nothing to evaluate on: give more text, with blank lines between '
       'documents, or a larger --heldout_fraction'
     )
   return corpus
+
+
+def default_shards(num_bytes: int) -> int:
+  """Files of rows for inputs of so many bytes on disk."""
+  return min(_MOST_SHARDS, max(1, math.ceil(num_bytes / _SHARD_BYTES)))
 
 
 def _request_of(tokenizer: Tokenizer | NewVocabulary) -> dict:
@@ -128,17 +165,6 @@ def _request_of(tokenizer: Tokenizer | NewVocabulary) -> dict:
   return {
     'trained_size': tokenizer.size,
     'lowercase': tokenizer.lowercase,
-  }
-
-
-def _describe(path: pathlib.Path) -> dict:
-  """Name, size and hash of an input."""
-  if not path.is_file():
-    raise UserError(f'The input {path} is not a file; name text files.')
-  return {
-    'name': path.name,
-    'bytes': path.stat().st_size,
-    'sha256': text_files.file_hash(path),
   }
 
 
@@ -152,25 +178,25 @@ def _reuse(output: pathlib.Path, request: dict) -> Corpus:
       'prepared corpus; name another one to make.'
     )
   manifest = corpus_lib.read_manifest(output)
-  made_of = [item['sha256'] for item in manifest['inputs']]
-  asked = [item['sha256'] for item in request['inputs']]
+  made_of, asked = (
+    # Names may change, contents and how they are read may not.
+    [(item['sha256'], item.get('read_as')) for item in made['inputs']]
+    for made in (manifest, request)
+  )
   wanted = request['tokenizer']
-  differing = [
-    name
-    for name, same in (
-      ('input files', made_of == asked),
-      (
-        'tokenizer',
-        wanted == {key: manifest['tokenizer'][key] for key in wanted},
-      ),
-      ('seq_len', manifest['seq_len'] == request['seq_len']),
-      (
-        'heldout_fraction',
-        manifest['heldout_fraction'] == request['heldout_fraction'],
-      ),
-    )
-    if not same
-  ]
+  same = {
+    'input files': made_of == asked,
+    'tokenizer': wanted == {key: manifest['tokenizer'][key] for key in wanted},
+    'shards': request['shards'] == manifest['shards']['train'],
+    **{
+      name: manifest[name] == request[name]
+      for name in ('seq_len', 'heldout_fraction', 'deduplicate', 'pairs')
+    },
+  }
+  # Another size of the inputs, another number of shards: once is enough.
+  if not same['input files']:
+    same['shards'] = True
+  differing = [name for name, is_same in same.items() if not is_same]
   if differing:
     raise UserError(
       f'The corpus {output} exists and was made with other '
@@ -178,7 +204,7 @@ def _reuse(output: pathlib.Path, request: dict) -> Corpus:
       'output, or remove it first.'
     )
   corpus = corpus_lib.open_corpus(output)
-  _say(f'taking {output} as it is: {_summary(manifest)}')
+  say(f'taking {output} as it is: {_summary(manifest)}')
   return corpus
 
 
@@ -206,169 +232,59 @@ def _partial_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
   try:
     yield partial
   except UserError:
-    # After the mend the text is another, and with it a trained vocabulary.
+    # After the mend the text is another, and nothing of this is of use.
     shutil.rmtree(partial, ignore_errors=True)
     raise
   except OSError as error:
     raise UserError(
       f'The corpus {output} cannot be written ({error.strerror or error}); '
-      'make room or name another place, and run the same command again.'
+      'make room and run the same command again, which goes on where this one '
+      f'stopped, or remove {partial}.'
+    ) from error
+  except WorkerDied as error:
+    raise UserError(
+      'A worker process was killed, perhaps because memory ran out; run the '
+      'same command again, with fewer --workers: it goes on where this one '
+      'stopped.'
     ) from error
   finally:
     os.close(lock)
 
 
-def _trained_vocabulary(
+def _start(
   partial: pathlib.Path,
-  wanted: NewVocabulary,
-  inputs: Sequence[pathlib.Path],
+  tokenizer: Tokenizer | NewVocabulary,
+  inputs: Sequence[Source],
   request: dict,
 ) -> Tokenizer:
-  """Trains a vocabulary, or takes that of an interrupted preparation.
+  """Makes the folder ready for work and puts the vocabulary there.
 
-  Training twice gives two vocabularies, so the first is kept as soon as it is
-  there.
+  What an interrupted preparation of the same request left stays, its
+  vocabulary above all: training twice gives two vocabularies.
   """
-  origin = json.dumps([request['tokenizer'], request['inputs']])
-  mark = partial / _ORIGIN
-  if mark.is_file() and mark.read_text('utf-8') == origin:
-    tokenizer = Tokenizer.load(partial)
-    _clear(partial, keep=('vocab.txt', 'tokenizer_config.json', _ORIGIN))
-    _say('taking the vocabulary of an interrupted preparation')
-    return tokenizer
-  _clear(partial)
-  _say(f'training a vocabulary of {wanted.size} tokens')
-  lines = text_files.sample_lines(inputs, _TRAINING_BYTES)
-  tokenizer = train_wordpiece(lines, wanted.size, wanted.lowercase)
+  mark = partial / _REQUEST
+  wanted = json.dumps([shared_bert.__version__, stages.state(), request])
+  if not mark.is_file() or mark.read_text('utf-8') != wanted:
+    shutil.rmtree(partial / stages.SPILLS, ignore_errors=True)
+    for path in partial.iterdir():
+      path.unlink()
+  for draft in partial.rglob('*.tmp'):
+    draft.unlink()
+  if isinstance(tokenizer, NewVocabulary):
+    # Written last, so the vocabulary is there too.
+    if (partial / 'tokenizer_config.json').is_file():
+      say('taking the vocabulary of an interrupted preparation')
+      return Tokenizer.load(partial)
+    say(f'training a vocabulary of {tokenizer.size} tokens')
+    lines = sources.sample_lines(inputs, _TRAINING_BYTES)
+    tokenizer = train_wordpiece(lines, tokenizer.size, tokenizer.lowercase)
   tokenizer.save(partial)
-  mark.write_text(origin, 'utf-8')
+  row_files.write_file(mark, [wanted.encode()])
   return tokenizer
 
 
-def _clear(folder: pathlib.Path, keep: Sequence[str] = ()) -> None:
-  """Removes what an interrupted preparation left."""
-  for path in folder.iterdir():
-    if path.name not in keep:
-      path.unlink()
-
-
-def _write_rows(
-  folder: pathlib.Path,
-  inputs: Sequence[pathlib.Path],
-  tokenizer: Tokenizer,
-  request: dict,
-  workers: int,
-) -> None:
-  """Writes everything but the vocabulary, which lies there already."""
-  seq_len = request['seq_len']
-  dtype = np.dtype('<u2' if tokenizer.vocab_size <= 2**16 else '<i4')
-  chunker = chunks.Chunker(tokenizer, seq_len, request['heldout_fraction'])
-  progress = _Progress()
-  counts: collections.Counter = collections.Counter()
-  sides = ('train', 'heldout')
-  with contextlib.ExitStack() as stack:
-    files = {
-      side: stack.enter_context(
-        corpus_lib.RowFile(folder / f'{side}.npy', seq_len, dtype)
-      )
-      for side in sides
-    }
-    blocks = _blocks(inputs, progress)
-    for made in chunks.chunk_in_order(chunker, blocks, workers):
-      files['train'].append(made.train)
-      files['heldout'].append(made.heldout)
-      counts.update(made.counts)
-      progress.rows += len(made.train) + len(made.heldout)
-      progress.show()
-  if not files['train'].num_rows:
-    raise UserError(
-      f'There is no text to train on in {len(inputs)} input file(s): no '
-      f'document has {chunks.SHORTEST_CHUNK} tokens outside the held-out '
-      'share; check the inputs.'
-    )
-  num_rows = progress.rows
-  tokens = counts['tokens']
-  digests = ' '.join(files[side].digest() for side in sides)
-  manifest = {
-    'format': corpus_lib.FORMAT,
-    'shared_bert': shared_bert.__version__,
-    'seq_len': seq_len,
-    'dtype': dtype.name,
-    'heldout_fraction': request['heldout_fraction'],
-    'fingerprint': hashlib.sha256(digests.encode('ascii')).hexdigest(),
-    'tokenizer': {
-      'trained_size': None,
-      **request['tokenizer'],
-      'sha256': tokenizer.sha256,
-      'vocab_size': tokenizer.vocab_size,
-      'lowercase': tokenizer.lowercase,
-    },
-    'counts': {
-      'files': len(inputs),
-      'text_bytes': progress.bytes,
-      'rows': files['train'].num_rows,
-      'heldout_rows': files['heldout'].num_rows,
-      **counts,
-      'padding_share': round(1 - (tokens / num_rows + 2) / seq_len, 6),
-    },
-    'inputs': request['inputs'],
-    'files': {
-      path.name: {
-        'bytes': path.stat().st_size,
-        'sha256': text_files.file_hash(path),
-      }
-      for path in sorted(folder.iterdir())
-      if path.name != _ORIGIN
-    },
-  }
-  (folder / 'manifest.json').write_text(
-    json.dumps(manifest, indent=2) + '\n', 'utf-8'
-  )
-
-
-def _blocks(
-  inputs: Sequence[pathlib.Path], progress: '_Progress'
-) -> Iterator[chunks.Block]:
-  """The documents of all files, a few megabytes at a time."""
-  block: chunks.Block = []
-  size = 0
-  for path in inputs:
-    before = progress.bytes
-    for lines, offset in text_files.read_documents(path):
-      progress.bytes = before + offset
-      block.append(lines)
-      size += sum(map(len, lines))
-      if size >= _BLOCK_BYTES:
-        yield block
-        block, size = [], 0
-  if block:
-    yield block
-
-
 def _publish(partial: pathlib.Path, output: pathlib.Path) -> None:
-  """Gives the corpus its name, after all of it has reached the disk."""
-  # Kept so long, that an interrupted preparation never trains again.
-  (partial / _ORIGIN).unlink(missing_ok=True)
-  for path in (*partial.iterdir(), partial):
-    handle = os.open(path, os.O_RDONLY)
-    os.fsync(handle)
-    os.close(handle)
-  os.rename(partial, output)
-
-
-class _Progress:
-  """Bytes of text read and rows made, told every few seconds."""
-
-  def __init__(self):
-    self.bytes = 0
-    self.rows = 0
-    self._due = time.monotonic() + _PROGRESS_SECONDS
-
-  def show(self) -> None:
-    """Prints a line if it is time."""
-    if time.monotonic() >= self._due:
-      _say(f'{self.bytes / 1e6:.0f} MB read, {self.rows:,} rows')
-      self._due = time.monotonic() + _PROGRESS_SECONDS
+  publication.publish(partial, output, leave=(stages.SPILLS, _REQUEST))
 
 
 def _summary(manifest: dict) -> str:
@@ -381,7 +297,3 @@ def _summary(manifest: dict) -> str:
     f'{counts["unknown_tokens"] / max(1, counts["tokens"]):.2%} unknown, '
     f'{counts["padding_share"]:.1%} padding'
   )
-
-
-def _say(message: str) -> None:
-  print(f'prepare: {message}', file=sys.stderr, flush=True)

@@ -1,27 +1,34 @@
 """Plain and packed text files as a stream of documents or of lines."""
 
-import bz2
-import gzip
 import hashlib
-import lzma
 import pathlib
-import zlib
-from collections.abc import Iterator, Sequence
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import IO
 
+from shared_bert.data import unpacking
 from shared_bert.errors import UserError
+
+PACKED = unpacking.PACKED
 
 # A document longer than this (in bytes) is cut at the end of a line, so that
 # text without blank lines needs no more memory than other text.
 _LONGEST_DOCUMENT = 16 * 2**20
-_OPENERS: dict[str, Any] = {
-  '.xz': lzma.open,
-  '.gz': gzip.open,
-  '.bz2': bz2.open,
-}
+_ARCHIVES = ('.tar', *unpacking.PACKED_TARS, '.zip', '.7z', '.rar')
 
-# Endings of the names of packed files.
-PACKED = tuple(_OPENERS)
+# How files begin that are no text, whatever they are called.
+_BEGINNINGS = {
+  b'\xff\xfe': 'text in UTF-16',
+  b'\xfe\xff': 'text in UTF-16',
+  b'\x1f\x8b': 'gzip (.gz)',
+  b'\xfd7zXZ\0': 'xz (.xz)',
+  b'BZh91AY&SY': 'bzip2 (.bz2)',
+  b'\x28\xb5\x2f\xfd': 'Zstandard (.zst)',
+  b'PK\x03\x04': 'zip (or an office document)',
+  b"7z\xbc\xaf'\x1c": '7z',
+  b'Rar!\x1a\x07': 'rar',
+  b'%PDF-': 'PDF',
+  b'PAR1': 'Parquet (.parquet)',
+}
 
 
 def read_documents(path: pathlib.Path) -> Iterator[tuple[list[str], int]]:
@@ -29,7 +36,7 @@ def read_documents(path: pathlib.Path) -> Iterator[tuple[list[str], int]]:
 
   Args:
     path: UTF-8 text, with or without a byte-order mark, packed if its name
-      ends in `.xz`, `.gz` or `.bz2`.
+      ends in one of `PACKED`.
 
   Yields:
     The document's lines, stripped and none empty, and the bytes of (unpacked)
@@ -38,21 +45,39 @@ def read_documents(path: pathlib.Path) -> Iterator[tuple[list[str], int]]:
   Raises:
     UserError: the file cannot be unpacked, or is not UTF-8.
   """
+  with unpacking.open_packed(path) as stream:
+    yield from split_documents(str(path), stream)
+
+
+def split_documents(
+  place: str, stream: IO[bytes]
+) -> Iterator[tuple[list[str], int]]:
+  """Reads documents as `read_documents` does, out of unpacked bytes.
+
+  Args:
+    place: what sentences call the stream.
+    stream: the bytes.
+
+  Yields:
+    As `read_documents`.
+
+  Raises:
+    UserError: as `read_documents`.
+  """
   lines: list[str] = []
   size = offset = 0
-  with _open(path) as stream:
-    for number, raw in enumerate(_lines(path, stream)):
-      text = _decode(path, raw, offset)
-      offset += len(raw)
-      if number == 0:
-        text = text.removeprefix('\ufeff')
-      text = text.strip()
-      if text:
-        lines.append(text)
-        size += len(raw)
-      if lines and (not text or size >= _LONGEST_DOCUMENT):
-        yield lines, offset
-        lines, size = [], 0
+  for number, raw in enumerate(raw_lines(place, stream)):
+    text = _decode(place, raw, offset)
+    offset += len(raw)
+    if number == 0:
+      text = text.removeprefix('\ufeff')
+    text = text.strip()
+    if text:
+      lines.append(text)
+      size += len(raw)
+    if lines and (not text or size >= _LONGEST_DOCUMENT):
+      yield lines, offset
+      lines, size = [], 0
   if lines:
     yield lines, offset
 
@@ -72,39 +97,36 @@ def read_lines(path: pathlib.Path) -> Iterator[tuple[int, str]]:
   Raises:
     UserError: as `read_documents`; the sentence names the line.
   """
-  with _open(path) as stream:
-    for number, raw in enumerate(_lines(path, stream), start=1):
-      try:
-        line = raw.decode('utf-8-sig' if number == 1 else 'utf-8')
-      except UnicodeDecodeError as error:
-        raise UserError(
-          f'{path}, line {number}: not UTF-8 ({error.reason}). Save the file '
-          'as UTF-8, or fetch it again.'
-        ) from error
-      yield number, line.removesuffix('\n').removesuffix('\r')
+  inner = path.with_suffix('') if path.suffix in PACKED else path
+  if inner.suffix in _ARCHIVES:
+    raise UserError(
+      f'{path} is an archive of a kind that is not read; unpack it and name '
+      f'the text files ({", ".join(PACKED)} of a single text are read).'
+    )
+  with unpacking.open_packed(path) as stream:
+    for number, raw in enumerate(_stream_lines(str(path), stream), start=1):
+      yield number, decode_line(str(path), number, raw)
 
 
-def sample_lines(
-  paths: Sequence[pathlib.Path], num_bytes: int
-) -> Iterator[str]:
-  """The beginning of every file, up to a total of about `num_bytes`.
+def decode_line(place: str, number: int, raw: bytes) -> str:
+  """A line of UTF-8 without its end or a byte-order mark.
 
   Args:
-    paths: text files, as `read_documents` takes.
-    num_bytes: bytes of unpacked text; each file has an equal share.
-
-  Yields:
-    Lines.
+    place: what a sentence calls the file.
+    number: of the line, from 1.
+    raw: its bytes.
 
   Raises:
-    UserError: as `read_documents`.
+    UserError: it is not UTF-8; the sentence names the line.
   """
-  share = num_bytes // max(1, len(paths))
-  for path in paths:
-    for lines, offset in read_documents(path):
-      yield from lines
-      if offset >= share:
-        break
+  try:
+    line = raw.decode('utf-8-sig' if number == 1 else 'utf-8')
+  except UnicodeDecodeError as error:
+    raise UserError(
+      f'{place}, line {number}: not UTF-8 ({error.reason}). Save the file '
+      'as UTF-8, or fetch it again.'
+    ) from error
+  return line.removesuffix('\n').removesuffix('\r')
 
 
 def file_hash(path: pathlib.Path) -> str:
@@ -113,40 +135,61 @@ def file_hash(path: pathlib.Path) -> str:
     return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 
-def _open(path: pathlib.Path) -> IO[bytes]:
-  """The file's unpacked bytes."""
-  if '.tar' in path.suffixes or path.suffix in ('.zip', '.tgz', '.zst', '.7z'):
-    raise UserError(
-      f'{path} is an archive of a kind that is not read; unpack it and name '
-      'the text files (.xz, .gz and .bz2 of a single text are read).'
-    )
-  try:
-    return _OPENERS.get(path.suffix, open)(path, 'rb')
-  except OSError as error:
-    raise UserError(
-      f'Cannot read {path} ({error.strerror}); check that it is a file that '
-      'you may read.'
-    ) from error
+def raw_lines(place: str, stream: IO[bytes]) -> Iterator[bytes]:
+  """Lines with their ends, if they look like text.
+
+  Args:
+    place: what a sentence calls the stream.
+    stream: unpacked bytes.
+
+  Raises:
+    UserError: unpacking fails, or the beginning is that of another format.
+  """
+  for number, raw in enumerate(_stream_lines(place, stream)):
+    if number == 0:
+      _check_beginning(place, raw)
+    yield raw
 
 
-def _lines(path: pathlib.Path, stream: IO[bytes]) -> Iterator[bytes]:
+def damaged(place: str, error: Exception) -> UserError:
+  """For what cannot be unpacked."""
+  return UserError(
+    f'{place} cannot be read to its end ({error}); it may be damaged or '
+    'incomplete: fetch it again.'
+  )
+
+
+def _stream_lines(place: str, stream: IO[bytes]) -> Iterator[bytes]:
   """Lines with their ends, and a sentence where unpacking fails."""
   try:
     yield from stream
-  except (lzma.LZMAError, zlib.error, EOFError, OSError) as error:
+  except unpacking.DAMAGED as error:
+    raise damaged(place, error) from error
+
+
+def _check_beginning(place: str, line: bytes) -> None:
+  """An error if a first line shows that this is no text in UTF-8."""
+  for beginning, what in _BEGINNINGS.items():
+    if line.startswith(beginning):
+      raise UserError(
+        f'{place} is not UTF-8 text: it begins as {what} does. Convert it to '
+        'text, or give it the ending of what it is.'
+      )
+  # Later ones are noise, which the tokenizer removes.
+  if b'\0' in line:
     raise UserError(
-      f'{path} cannot be read to its end ({error}); it may be damaged or '
-      'incomplete: fetch it again.'
-    ) from error
+      f'{place} is not UTF-8 text: byte {line.index(0)} is NUL, so it is in '
+      'UTF-16 or no text at all; convert it, or leave it out.'
+    )
 
 
-def _decode(path: pathlib.Path, raw: bytes, offset: int) -> str:
+def _decode(place: str, raw: bytes, offset: int) -> str:
   """A line of UTF-8; `offset` is where it starts in the unpacked text."""
   try:
     return raw.decode('utf-8')
   except UnicodeDecodeError as error:
     raise UserError(
-      f'{path} is not UTF-8 text: byte {offset + error.start} of the '
+      f'{place} is not UTF-8 text: byte {offset + error.start} of the '
       f'(unpacked) text is 0x{raw[error.start]:02x}; convert the file, for '
       'instance with iconv, or leave it out.'
     ) from error
