@@ -101,7 +101,7 @@ def _masked_model(
 ) -> MaskedModel:
   """On the held-out rows of a corpus."""
   mesh_lib.check_batch_size('train.batch_size', config.train.batch_size, mesh)
-  heldout = pretrain_lib.open_corpus(config, checkpoint).heldout
+  heldout = pretrain_lib.open_corpora(config, checkpoint)[-1].heldout
   rows = config.data.heldout_rows or len(heldout)
   rows = min(rows, config.train.batch_size) if options.dry_run else rows
   return MaskedModel(model_config, config, tokenizer, heldout[:rows], mesh)

@@ -62,9 +62,6 @@ class MaskedModel:
     self.num_heldout = len(heldout)
     self.make = lambda rngs: BertForMaskedLM(model, rngs=rngs)
     self._apply = parameters.applier(self.make)
-    self._num_predictions = masking.default_num_predictions(
-      config.data.seq_len, config.data.mask_ratio
-    )
     self._evaluate_batch = jax.jit(
       lambda params, batch: self._sums(params, batch, None, _HELDOUT_MASK_SEED)
     )
@@ -82,7 +79,9 @@ class MaskedModel:
       masking.row_keys(seed, batch['epoch'], batch['row_id']),
       input_ids,
       masking.maskable_tokens(input_ids, tokenizer.special_ids),
-      num_predictions=self._num_predictions,
+      num_predictions=masking.default_num_predictions(
+        input_ids.shape[1], self._config.data.mask_ratio
+      ),
       ratio=self._config.data.mask_ratio,
       mask_id=tokenizer.mask_id,
       random_ids=tokenizer.random_ids,

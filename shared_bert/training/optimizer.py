@@ -50,7 +50,7 @@ def learning_rate_schedule(
   Args:
     schedule: one of `SCHEDULES`.
     learning_rate: the peak, reached after the warm-up.
-    warmup: share of the run, from 0 to 1.
+    warmup: share of the run, below 1.
     warmup_from: share of the peak that the warm-up starts at.
     decay: d of `wsd`, share of the run.
 
@@ -59,8 +59,8 @@ def learning_rate_schedule(
     learning rate.
 
   Raises:
-    UserError: if the schedule is unknown, the warm-up fills the run, or
-      `rsqrt` has none.
+    UserError: if the schedule is unknown, `rsqrt` has no warm-up, or that of
+      `wsd` leaves no room for its decay.
   """
   if schedule not in SCHEDULES:
     raise UserError(
@@ -72,12 +72,10 @@ def learning_rate_schedule(
       'train.schedule=rsqrt falls from the end of the warm-up on, and there is '
       'none: set train.warmup_steps or train.warmup_ratio.'
     )
-  taken = warmup + (decay if schedule == 'wsd' else 0.0)
-  if warmup >= 1 or taken > 1 + 1e-9:
+  if schedule == 'wsd' and warmup + decay > 1 + 1e-9:
     raise UserError(
-      f'the warm-up takes {warmup:.0%} of the run, which leaves too little: '
-      'lower train.warmup_steps (or train.warmup_ratio) or train longer'
-      + (f'; the decay takes {decay:.0%}.' if taken > warmup else '.')
+      f'the warm-up takes {warmup:.0%} of the run and train.decay_ratio='
+      f'{decay:g} the rest and more: lower the one or the other.'
     )
 
   def share_of_peak(done: float) -> float:

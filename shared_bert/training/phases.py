@@ -11,6 +11,7 @@ first step and first example, so a batch is a pure function of its step.
 import dataclasses
 import itertools
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -185,9 +186,7 @@ class Course:
     """
     firsts = (0, *borders)
     example, stage = 0, 0
-    for part, first, after in zip(
-      self.parts, firsts, firsts[1:], strict=False
-    ):
+    for part, first, after in zip(self.parts, firsts, firsts[1:], strict=False):
       # A stage begins at the first row of its corpus.
       example = (example if part.stage == stage else 0) + (
         after - first
@@ -204,17 +203,12 @@ class Course:
   def phases(self) -> list[Phase]:
     """Every phase that has a step, where steps are counted."""
     borders = self.borders()
-    ends = (*borders, self.steps)
     phases = [self.phase(borders[:n]) for n in range(len(self.parts))]
-    return [
-      phase
-      for phase, end in zip(phases, ends, strict=True)
-      if phase.first_step < end
-    ]
+    return [phase for phase in phases if phase.first_step < self._end(phase)]
 
-  def last_step(self, phase: Phase) -> int | None:
-    """The last step of a phase, counted from 1; None if a clock decides."""
-    return None if self.steps is None else self._end(phase)
+  def last_step(self, phase: Phase) -> int:
+    """The last step of a phase, counted from 1; no end if a clock decides."""
+    return sys.maxsize if self.steps is None else self._end(phase)
 
   def slots_after(self, step: int) -> int:
     """Token positions of the steps still to do, where steps are counted."""
