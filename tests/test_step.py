@@ -14,6 +14,21 @@ from tests import tiny
 NO_DROPOUT = {'hidden_dropout': 0.0, 'attention_dropout': 0.0}
 
 
+def state_of(mesh, optimizer, **model):
+  config = tiny.model_config(**model)
+  return init_state(
+    lambda: parameters.initialise(tiny.maker(config), jax.random.key(0)),
+    optimizer,
+    ('loss',),
+    mesh,
+  )
+
+
+def step_of(optimizer, log_every=100, **model):
+  loss = tiny.loss_function(tiny.model_config(**model))
+  return make_train_step(loss, optimizer, seed=0, log_every=log_every)
+
+
 def train(
   steps,
   *,
@@ -24,20 +39,9 @@ def train(
   log_every=100,
   **model,
 ):
-  config = tiny.model_config(**model)
   mesh = mesh_lib.make_mesh(devices)
-  state = init_state(
-    lambda: parameters.initialise(tiny.maker(config), jax.random.key(0)),
-    optimizer,
-    ('loss',),
-    mesh,
-  )
-  step = make_train_step(
-    tiny.loss_function(config),
-    optimizer,
-    seed=0,
-    log_every=log_every,
-  )
+  state = state_of(mesh, optimizer, **model)
+  step = step_of(optimizer, log_every, **model)
   windows = []
   for number in range(steps):
     batch = mesh_lib.place_batch(mesh, tiny.batch(number))
@@ -69,6 +73,43 @@ def test_accumulated_gradients_equal_those_of_the_large_batch():
     whole['params'],
     parts['params'],
   )
+
+
+def test_micro_batches_count_by_their_targets_not_alike(monkeypatch):
+  # Micro-batch i takes rows i, i+4, …: one has a single target, others many.
+  def unequal(step):
+    batch = plain(step)
+    few = np.arange(tiny.B) % 4 == 0
+    batch['weights'][few] = 0
+    batch['weights'][0, 1] = 1
+    return batch
+
+  plain = tiny.batch
+  monkeypatch.setattr(tiny, 'batch', unequal)
+  counts = unequal(0)['weights'].reshape(4, 4, -1).sum((0, 2))
+  assert counts[0] == 1 and counts[1:].min() > 10
+  sgd = optax.sgd(1.0)
+  one = {'optimizer': sgd, 'devices': jax.devices()[:1], **NO_DROPOUT}
+  whole, (window,) = train(1, **one)
+  parts, (cut,) = train(1, accumulation=4, **one)
+  assert window['loss'][1] == cut['loss'][1] == counts.sum()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    whole['params'],
+    parts['params'],
+  )
+
+
+def test_another_learning_rate_is_no_other_compilation(caplog):
+  with jax.log_compiles():
+    mesh = mesh_lib.make_mesh(jax.devices()[:1])
+    state = state_of(mesh, optax.sgd(1.0))
+    step = step_of(optax.sgd(1.0))
+    for rate in (0.5, 0.25, 0.0):
+      batch = mesh_lib.place_batch(mesh, tiny.batch(0))
+      state, _ = step(state, batch, rate)
+  compiled = [m for m in caplog.messages if 'Compiling jit(train_step)' in m]
+  assert len(compiled) == 1, compiled
 
 
 @pytest.mark.devices
