@@ -254,6 +254,20 @@ def model_config(config: ConfigDict, vocab_size: int, platform: str):
   return model
 
 
+def recorded(config: ConfigDict) -> dict:
+  """What `config.json` says of a run: without keys that did not count.
+
+  A checkpoint that is evaluated brings its model, and one that a task starts
+  from its vocabulary.
+  """
+  kept = config.to_dict()
+  if config.job == 'eval':
+    del kept['model']
+  if config.init_from and 'task' in config.data:
+    del kept['data']['vocab_size']
+  return kept
+
+
 def corpora_of(config: ConfigDict) -> list[str]:
   """The folders that `data.corpus` names, one a stage."""
   return [folder.strip() for folder in config.data.corpus.split(',')]
@@ -278,6 +292,16 @@ def parts_of(config: ConfigDict) -> tuple[Part, ...]:
     ramp_batch_size=train.ramp_batch_size,
     ramp_ratio=train.ramp_ratio,
   )
+
+
+def evaluation_rows(config: ConfigDict) -> int:
+  """Rows of an evaluation batch: what training holds in memory at once.
+
+  Args:
+    config: of a pre-training run.
+  """
+  stages = parts_of(config)[-len(corpora_of(config)) :]
+  return min(part.batch_size // part.accumulation for part in stages)
 
 
 def course_of(

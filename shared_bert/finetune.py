@@ -43,7 +43,7 @@ def finetune(
     Preempted: after a signal, once the state is saved.
   """
   config = recipes.fill_in(copy.deepcopy(config))
-  finished = workdir_lib.claim(workdir, config.to_dict())
+  finished = workdir_lib.claim(workdir, config_lib.recorded(config))
   if finished is not None:
     say(f'{workdir} is complete; nothing to do.')
     run_lib.show(workdir, finished)

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from shared_bert import config as config_lib
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import masking
 from shared_bert.data.tokenizer import Tokenizer
@@ -118,7 +119,7 @@ class MaskedModel:
 
   def _heldout_batches(self) -> Iterator[dict]:
     for batch in batches_lib.eval_batches(
-      {'input_ids': self._heldout}, self._config.train.batch_size
+      {'input_ids': self._heldout}, config_lib.evaluation_rows(self._config)
     ):
       yield self.place(batch | {'epoch': np.zeros_like(batch['row_id'])})
 

@@ -48,7 +48,7 @@ def pretrain(
     UserError: for what the user can mend.
     Preempted: after a signal, once the state is saved.
   """
-  finished = workdir_lib.claim(workdir, config.to_dict())
+  finished = workdir_lib.claim(workdir, config_lib.recorded(config))
   if finished is not None:
     say(f'{workdir} is complete; nothing to do.')
     run_lib.show(workdir, finished)

@@ -80,6 +80,7 @@ def test_micro_batches_count_by_their_targets_not_alike(monkeypatch):
   def unequal(step):
     batch = plain(step)
     few = np.arange(tiny.B) % 4 == 0
+    batch['weights'] = batch['segment_ids'].astype(np.float32)
     batch['weights'][few] = 0
     batch['weights'][0, 1] = 1
     return batch
