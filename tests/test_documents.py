@@ -170,8 +170,13 @@ def shortened(arguments, config):
   """
   words = [w for w in arguments if not w.startswith('--config.seeds=')] + SHORT
   if config.job == 'pretrain' and not any('--profile' in w for w in words):
-    words += ['--config.train.steps=1']
+    by_clock = config.train.hours is not None
+    words += [f'--config.train.{"hours=1e-9" if by_clock else "steps=1"}']
   if 'mask_ratio' in config.data:
+    words += ['--config.train.ramp_batch_size=0', '--config.train.ramp_ratio=0']
+    if config.train.stage_batch_sizes:
+      words += ['--config.train.stage_batch_sizes=16,16']
+      words += ['--config.train.stage_accumulations=1,1']
     return words
   words += SHORT_TASK
   if config.data.source == 'tfds':

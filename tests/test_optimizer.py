@@ -7,11 +7,15 @@ import optax
 import pytest
 from optax import contrib
 
+from shared_bert import config as config_lib
+from shared_bert.data import toy
 from shared_bert.errors import UserError
 from shared_bert.model import parameters
+from shared_bert.pretrain import pretrain
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training.optimizer import OPTIMIZERS, make_optimizer
 from tests import tiny
+from tests.tiny_jobs import SMALL
 
 NO_DECAY = r'(bias|scale|/d_[qkv])$'
 RATE, DECAY = 0.01, 0.1
@@ -205,3 +209,41 @@ def test_a_warm_up_may_start_above_nothing():
 def test_a_schedule_that_cannot_be_is_refused(name, warmup, words):
   with pytest.raises(UserError, match=words):
     optimizer_lib.learning_rate_schedule(name, 1.0, warmup)
+
+
+# Peak learning rates under which each learns in 200 steps; not tuned.
+LEARNING_RATES = {'adamw': 1e-2, 'lamb': 3e-2, 'lion': 2e-3, 'muon': 1e-2}
+
+
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_every_optimiser_learns_the_embedded_language(name, tmp_path):
+  config = config_lib.pretrain_defaults()
+  config.tensorboard = False
+  config.data.update({'source': 'toy', 'seq_len': 16, 'heldout_rows': 256})
+  config.model.update(
+    SMALL
+    | {
+      'hidden_size': 32,
+      'intermediate_size': 64,
+      'hidden_dropout': 0.0,
+      'attention_dropout': 0.0,
+      'initializer_range': 0.1,
+      'diagonal_init': 'signs',
+    }
+  )
+  config.train.update(
+    {
+      'optimizer': name,
+      'learning_rate': LEARNING_RATES[name],
+      'steps': 200,
+      'batch_size': 64,
+      'checkpoint_every': 0,
+    }
+  )
+  loss = pretrain(config, tmp_path)['metrics']['heldout']['loss']
+  ids = np.asarray(toy.toy_corpus(16).train)
+  words = ids[~np.isin(ids, toy.toy_tokenizer().special_ids)]
+  shares = np.bincount(words) / words.size
+  shares = shares[shares > 0]
+  guess = -(shares * np.log(shares)).sum()  # of words by their frequency
+  assert loss < 0.5 * guess
