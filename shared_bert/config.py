@@ -335,8 +335,8 @@ def warmup_of(config: ConfigDict, steps: int | None) -> float:
     UserError: if it takes all the steps.
   """
   train = config.train
-  if steps is None:
-    return train.warmup_ratio
+  if steps is None:  # no step is a share, other numbers of steps are none
+    return 0.0 if train.warmup_steps == 0 else train.warmup_ratio
   warmup = train.warmup_steps
   if warmup is None:
     warmup = int(train.warmup_ratio * steps)

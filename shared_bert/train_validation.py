@@ -59,7 +59,7 @@ def validate_train(config: ConfigDict) -> None:
   probe = copy.deepcopy(train)
   probe.learning_rate = 1.0  # fine-tuning may leave it open
   schedule_of_config(probe, warmup)
-  if by_clock and train.warmup_steps is not None:
+  if by_clock and train.warmup_steps:
     raise UserError(
       f'train.warmup_steps={train.warmup_steps} counts steps, and with '
       'train.hours nobody knows how many there will be: set '

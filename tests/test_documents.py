@@ -168,15 +168,14 @@ def shortened(arguments, config):
   What is fetched from the internet is read from files instead, in which the
   examples are the same; all nine tasks and all seeds have tests of their own.
   """
-  words = [w for w in arguments if not w.startswith('--config.seeds=')] + SHORT
+  # Lists of two flags would be joined.
+  lists = ('--config.seeds=', '--config.train.stage_')
+  words = [w for w in arguments if not w.startswith(lists)] + SHORT
   if config.job == 'pretrain' and not any('--profile' in w for w in words):
     by_clock = config.train.hours is not None
     words += [f'--config.train.{"hours=1e-9" if by_clock else "steps=1"}']
   if 'mask_ratio' in config.data:
     words += ['--config.train.ramp_batch_size=0', '--config.train.ramp_ratio=0']
-    if config.train.stage_batch_sizes:
-      words += ['--config.train.stage_batch_sizes=16,16']
-      words += ['--config.train.stage_accumulations=1,1']
     return words
   words += SHORT_TASK
   if config.data.source == 'tfds':
