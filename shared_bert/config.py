@@ -6,6 +6,7 @@ work.
 """
 
 import ast
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,6 +15,7 @@ from ml_collections.config_dict import placeholder
 from shared_bert.data.glue_tasks import TASKS
 from shared_bert.errors import UserError
 from shared_bert.model.config import BertConfig
+from shared_bert.training.phases import Course, Part, lay_out
 
 TASK_SOURCES = ('tfds', 'local', 'files', 'toy')
 
@@ -46,22 +48,26 @@ def _train() -> ConfigDict:
   return ConfigDict(
     {
       'epochs': placeholder(float),  # passes over the training rows
-      'steps': placeholder(int),  # optimiser steps; they count before epochs
+      'steps': placeholder(int),  # or optimiser steps
       'batch_size': 32,  # rows a step, over all devices
       'accumulation': 1,  # micro-batches a step is cut into
+      'optimizer': 'adamw',  # or lamb, lion, muon (matrices; AdamW the rest)
       'learning_rate': 1e-4,  # the peak, after the warm-up
-      'schedule': 'linear',  # after the warm-up; or cosine, constant
-      'warmup_ratio': 0.1,  # warm-up as a share of all steps
+      'schedule': 'linear',  # then; or cosine, constant, rsqrt, wsd
+      'warmup_ratio': 0.1,  # warm-up as a share of the run
       'warmup_steps': placeholder(int),  # they count before warmup_ratio
-      'weight_decay': 0.01,  # of AdamW
+      'warmup_from': 0.0,  # share of the peak that the warm-up starts at
+      'decay_ratio': 0.2,  # schedule=wsd: share of the run in which it falls
+      'weight_decay': 0.01,  # times the learning rate
       # A pattern of the names of parameters without decay. As
       # google-research/bert, optimization.py; diagonals like scales.
       'no_decay': r'(bias|scale|/d_[qkv])$',
       'diagonal_learning_rate_scale': 1.0,  # of d_q, d_k, d_v
       'clip_norm': 1.0,  # of the gradient, over all parameters; 0: none
-      'beta1': 0.9,  # of AdamW
-      'beta2': 0.999,  # of AdamW
-      'epsilon': 1e-6,  # of AdamW
+      'beta1': 0.9,  # of AdamW, LAMB, Lion
+      'beta2': placeholder(float),  # open: 0.999, Lion 0.99
+      'epsilon': 1e-6,  # of AdamW, LAMB
+      'momentum': 0.95,  # of Muon
       'log_every': 50,  # steps between lines of metrics
       'eval_every': 0,  # steps; 0: each epoch (fine-tuning) or at the end
       'checkpoint_every': 1000,  # steps; evaluations and the end save too
@@ -72,7 +78,7 @@ def _train() -> ConfigDict:
 
 def pretrain_defaults() -> ConfigDict:
   """Masked-word pre-training; BERT's recipe where it is known."""
-  return ConfigDict(
+  config = ConfigDict(
     {
       'job': 'pretrain',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
@@ -82,18 +88,36 @@ def pretrain_defaults() -> ConfigDict:
       'train': _train(),
       'data': {
         'source': 'text',  # or toy, the embedded language
-        'corpus': '',  # a folder that shared_bert.prepare wrote
+        # A folder that shared_bert.prepare wrote; or several, with commas
+        # between: stages of training, each on rows of its length.
+        'corpus': '',
         'text': '',  # or text (globs, tfds:NAME), prepared into data.dir first
         'text_key': 'text',  # with text: of .jsonl, .parquet and tfds
         'dir': 'data',  # where prepared corpora and TFDS sets are put
         'vocab': '',  # with text: vocab.txt or tokenizer.json
         'vocab_size': 30522,  # with text, without vocab: train one, once
-        'seq_len': 128,  # tokens in a row
+        'seq_len': 128,  # tokens in a row; of several corpora, in the last's
         'mask_ratio': 0.15,  # share of the tokens to predict
         'heldout_rows': 2048,  # rows of each evaluation; 0 for all
       },
     }
   )
+  # Or hours of training: steps and waiting for rows; compiling, evaluations and
+  # saving do not count. The learning rate follows the clock.
+  config.train.hours = placeholder(float)
+  # Or tokens to read, padding counted with them.
+  config.train.tokens = placeholder(float)
+  # Several corpora: the share of the steps on each. Empty: of two, 0.9 and 0.1.
+  config.train.stage_shares = ()
+  # Several corpora: rows a step of each. Empty: batch_size.
+  config.train.stage_batch_sizes = ()
+  # Several corpora: micro-batches of each. Empty: accumulation.
+  config.train.stage_accumulations = ()
+  # Rows of the first step, doubled until they are the batch size; 0: no ramp.
+  config.train.ramp_batch_size = 0
+  # The share of the run by which they are.
+  config.train.ramp_ratio = 0.0
+  return config
 
 
 def finetune_defaults() -> ConfigDict:
@@ -232,18 +256,99 @@ def model_config(config: ConfigDict, vocab_size: int, platform: str):
   return model
 
 
-def total_steps(config: ConfigDict, num_rows: int) -> int:
-  """Optimiser steps of a run over `num_rows` training rows."""
-  if config.train.steps is not None:
-    return config.train.steps
-  return max(1, round(config.train.epochs * num_rows / config.train.batch_size))
+def recorded(config: ConfigDict) -> dict:
+  """What `config.json` says of a run: without keys that did not count.
+
+  A checkpoint that is evaluated brings its model, and one that a task starts
+  from its vocabulary.
+  """
+  kept = config.to_dict()
+  if config.job == 'eval':
+    del kept['model']
+  if config.init_from and 'task' in config.data:
+    del kept['data']['vocab_size']
+  return kept
 
 
-def warmup_steps(config: ConfigDict, total: int) -> int:
-  """Warm-up steps of a run of `total` steps."""
-  if config.train.warmup_steps is not None:
-    return config.train.warmup_steps
-  return int(config.train.warmup_ratio * total)
+def corpora_of(config: ConfigDict) -> list[str]:
+  """The folders that `data.corpus` names, one a stage."""
+  return [folder.strip() for folder in config.data.corpus.split(',')]
+
+
+def parts_of(config: ConfigDict) -> tuple[Part, ...]:
+  """How a run is laid out, as shares of it: stages, batch sizes.
+
+  Args:
+    config: of a run, validated.
+  """
+  train = config.train
+  if 'ramp_batch_size' not in train:  # fine-tuning
+    return lay_out((1.0,), (train.batch_size,), (train.accumulation,))
+  count = len(corpora_of(config))
+  # Devlin et al. 2019, appendix A.2: 90 % of the steps at 128 tokens.
+  usual = (1.0,) if count == 1 else (0.9, 0.1)
+  return lay_out(
+    train.stage_shares or usual,
+    train.stage_batch_sizes or (train.batch_size,) * count,
+    train.stage_accumulations or (train.accumulation,) * count,
+    ramp_batch_size=train.ramp_batch_size,
+    ramp_ratio=train.ramp_ratio,
+  )
+
+
+def evaluation_rows(config: ConfigDict) -> int:
+  """Rows of an evaluation batch: what training holds in memory at once.
+
+  Args:
+    config: of a pre-training run.
+  """
+  stages = parts_of(config)[-len(corpora_of(config)) :]
+  return min(part.batch_size // part.accumulation for part in stages)
+
+
+def course_of(
+  config: ConfigDict, seq_lens: Sequence[int], num_rows: int
+) -> Course:
+  """A run from its first step to its last, by the budget that is set.
+
+  Args:
+    config: of a run, validated.
+    seq_lens: tokens in a row of each stage.
+    num_rows: training rows, for a budget in epochs.
+  """
+  train, parts, lengths = config.train, parts_of(config), tuple(seq_lens)
+  if train.steps is not None:
+    return Course(parts, lengths, steps=train.steps)
+  if train.epochs is not None:
+    return Course.of_rows(parts, lengths, train.epochs * num_rows)
+  if train.tokens is not None:
+    return Course.of_tokens(parts, lengths, train.tokens)
+  return Course(parts, lengths, seconds=3600 * train.hours)
+
+
+def warmup_of(config: ConfigDict, steps: int | None) -> float:
+  """The warm-up as a share of the run.
+
+  Args:
+    config: of a run.
+    steps: of the whole run; None where a clock ends it.
+
+  Raises:
+    UserError: if it takes all the steps.
+  """
+  train = config.train
+  if steps is None:  # no step is a share, other numbers of steps are none
+    return 0.0 if train.warmup_steps == 0 else train.warmup_ratio
+  warmup = train.warmup_steps
+  if warmup is None:
+    warmup = int(train.warmup_ratio * steps)
+  if warmup >= steps and warmup:
+    raise UserError(
+      f'the warm-up of {warmup} steps leaves nothing of the {steps} steps of '
+      'training: lower train.warmup_steps (or train.warmup_ratio) or train '
+      'longer.'
+    )
+  return warmup / steps
 
 
 def tasks_of(config: ConfigDict) -> list[str]:

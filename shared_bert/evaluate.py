@@ -51,7 +51,7 @@ def evaluate(
       other things that the user can mend.
   """
   started = time.monotonic()
-  workdir_lib.claim(workdir, config.to_dict())
+  workdir_lib.claim(workdir, config_lib.recorded(config))
   checkpoint = open_checkpoint(config.init_from)
   trained = ConfigDict(checkpoint.metadata['config'])
   asked = 'pretrain' if 'mask_ratio' in config.data else 'finetune'
@@ -106,8 +106,9 @@ def _masked_model(
   options: Options,
 ) -> MaskedModel:
   """On the held-out rows of a corpus."""
-  mesh_lib.check_batch_size('train.batch_size', config.train.batch_size, mesh)
-  heldout = pretrain_lib.open_corpus(config, checkpoint).heldout
+  rows = config_lib.evaluation_rows(config)
+  mesh_lib.check_batch_size('train.batch_size / train.accumulation', rows, mesh)
+  heldout = pretrain_lib.open_corpora(config, checkpoint)[-1].heldout
   rows = config.data.heldout_rows or len(heldout)
   rows = min(rows, config.train.batch_size) if options.dry_run else rows
   return MaskedModel(model_config, config, tokenizer, heldout[:rows], mesh)

@@ -12,7 +12,7 @@ from shared_bert import plan as plan_lib
 from shared_bert import recipes, task_data
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import glue
-from shared_bert.model import parameters
+from shared_bert.model import flops, parameters
 from shared_bert.task_model import TaskModel
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
@@ -43,7 +43,7 @@ def finetune(
     Preempted: after a signal, once the state is saved.
   """
   config = recipes.fill_in(copy.deepcopy(config))
-  finished = workdir_lib.claim(workdir, config.to_dict())
+  finished = workdir_lib.claim(workdir, config_lib.recorded(config))
   if finished is not None:
     say(f'{workdir} is complete; nothing to do.')
     run_lib.show(workdir, finished)
@@ -87,18 +87,16 @@ def finetune(
     return parameters.initialise(task_model.make, key)
 
   # Plan and run.
-  total = config_lib.total_steps(config, rows.num_rows)
-  warmup = config_lib.warmup_steps(config, total)
-  schedule = optimizer_lib.learning_rate_schedule(
-    train.schedule, train.learning_rate, warmup, total
+  course = config_lib.course_of(config, (config.data.seq_len,), rows.num_rows)
+  schedule = optimizer_lib.schedule_of_config(
+    train, config_lib.warmup_of(config, course.steps)
   )
   plan = plan_lib.describe(
     config,
     workdir,
     model,
     mesh,
-    total_steps=total,
-    warmup_steps=warmup,
+    course=course,
     num_rows=rows.num_rows,
     data=[
       *described,
@@ -113,8 +111,7 @@ def finetune(
     mesh,
     LoopSettings(
       name=f'fine-tune {task.name}',
-      total_steps=total,
-      batch_size=train.batch_size,
+      course=course,
       log_every=train.log_every,
       evaluate_every=train.eval_every or epoch,
       checkpoint_every=train.checkpoint_every,
@@ -124,13 +121,16 @@ def finetune(
     make_params=make_params,
     loss_function=task_model.loss_sums,
     metric_names=task_model.metric_names,
-    optimizer=optimizer_lib.of_config(train, schedule),
+    optimizer=optimizer_lib.of_config(train),
     learning_rate=schedule,
-    batches=lambda start, stop: batches_lib.prefetch(
-      rows, start, stop, lambda batch: mesh_lib.place_batch(mesh, batch)
+    batches=lambda phase, first, last: batches_lib.prefetch(
+      rows, first, last, lambda batch: mesh_lib.place_batch(mesh, batch)
     ),
-    evaluate=task_model.evaluate,
+    evaluate=lambda params, phase: task_model.evaluate(params),
     attention_entropy=task_model.attention_entropy,
+    flops_per_token=lambda length: flops.train_flops_per_token(
+      model, length, 0, task.num_outputs
+    ),
     identity={
       'data_fingerprint': fingerprint,
       'tokenizer_sha256': tokenizer.sha256,
@@ -152,6 +152,7 @@ def finetune(
       'attention': model.attention,
       'steps': outcome.steps,
       'seconds': outcome.seconds,
+      'training_seconds': outcome.training_seconds,
       'parameters': parameters.count(outcome.params),
       'best': outcome.best,
       **task_model.report(outcome.evaluation),

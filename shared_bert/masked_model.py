@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from shared_bert import config as config_lib
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import masking
 from shared_bert.data.tokenizer import Tokenizer
@@ -62,9 +63,6 @@ class MaskedModel:
     self.num_heldout = len(heldout)
     self.make = lambda rngs: BertForMaskedLM(model, rngs=rngs)
     self._apply = parameters.applier(self.make)
-    self._num_predictions = masking.default_num_predictions(
-      config.data.seq_len, config.data.mask_ratio
-    )
     self._evaluate_batch = jax.jit(
       lambda params, batch: self._sums(params, batch, None, _HELDOUT_MASK_SEED)
     )
@@ -82,7 +80,9 @@ class MaskedModel:
       masking.row_keys(seed, batch['epoch'], batch['row_id']),
       input_ids,
       masking.maskable_tokens(input_ids, tokenizer.special_ids),
-      num_predictions=self._num_predictions,
+      num_predictions=masking.default_num_predictions(
+        input_ids.shape[1], self._config.data.mask_ratio
+      ),
       ratio=self._config.data.mask_ratio,
       mask_id=tokenizer.mask_id,
       random_ids=tokenizer.random_ids,
@@ -119,7 +119,7 @@ class MaskedModel:
 
   def _heldout_batches(self) -> Iterator[dict]:
     for batch in batches_lib.eval_batches(
-      {'input_ids': self._heldout}, self._config.train.batch_size
+      {'input_ids': self._heldout}, config_lib.evaluation_rows(self._config)
     ):
       yield self.place(batch | {'epoch': np.zeros_like(batch['row_id'])})
 

@@ -8,8 +8,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 import shared_bert
+from shared_bert import config as config_lib
 from shared_bert.model.config import BertConfig
 from shared_bert.model.parameters import beside_standard
+from shared_bert.training.phases import Course
+
+_NAMES = {'adamw': 'AdamW', 'lamb': 'LAMB', 'lion': 'Lion', 'muon': 'Muon'}
 
 
 def parameter_lines(model: BertConfig) -> list[str]:
@@ -41,8 +45,7 @@ def describe(
   model: BertConfig,
   mesh: Mesh,
   *,
-  total_steps: int,
-  warmup_steps: int,
+  course: Course,
   num_rows: int,
   data: list[str],
 ) -> str:
@@ -53,9 +56,8 @@ def describe(
     workdir: where it writes.
     model: what it trains.
     mesh: of the devices.
-    total_steps: optimiser steps.
-    warmup_steps: of them.
-    num_rows: training rows.
+    course: of the run.
+    num_rows: training rows of the first stage.
     data: lines that say what the data is.
 
   Returns:
@@ -65,10 +67,6 @@ def describe(
   kinds = collections.Counter(d.device_kind for d in mesh.devices.flat)
   devices = ', '.join(f'{count} × {kind}' for kind, count in kinds.items())
   axes = ' '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
-  epochs = total_steps * train.batch_size / num_rows
-  cut = (
-    f' in {train.accumulation} micro-batches' if train.accumulation > 1 else ''
-  )
   lines = [
     f'shared_bert {shared_bert.__version__} · {config.job} · seed '
     f'{config.seed} · {workdir}',
@@ -76,10 +74,51 @@ def describe(
     f'model       {model_line(config.model.size, model)}',
     *parameter_lines(model),
     *data,
-    f'steps       {total_steps:,} of {train.batch_size} rows{cut}, '
-    f'{epochs:,.2f} epochs of {num_rows:,} rows',
-    f'optimiser   AdamW, {train.schedule} from {train.learning_rate:g} after '
-    f'{warmup_steps:,} steps of warm-up, decay {train.weight_decay:g}, '
+    *_course_lines(course, num_rows),
+    f'optimiser   {_NAMES[train.optimizer]}, {train.schedule} from '
+    f'{train.learning_rate:g} after {_warmup(config, course)} of warm-up, '
+    f'decay {train.weight_decay:g}, '
     + (f'clipped at {train.clip_norm:g}' if train.clip_norm else 'unclipped'),
   ]
   return '\n'.join(lines)
+
+
+def _course_lines(course: Course, num_rows: int) -> list[str]:
+  """What is done when: a line, or one for each phase."""
+
+  def rows_of(part):
+    cut = part.accumulation
+    return f'{part.batch_size} rows' + (
+      f' in {cut} micro-batches' if cut > 1 else ''
+    )
+
+  if course.steps is None:
+    hours = (course.seconds or 0) / 3600
+    lines = [f'{hours:g} hours of training']
+    if len(course.parts) == 1:
+      return [f'budget      {lines[0]}, {rows_of(course.parts[0])} a step']
+    lines += [
+      f'until {part.until:.1%}: steps of {rows_of(part)} of '
+      f'{course.seq_lens[part.stage]} tokens'
+      for part in course.parts
+    ]
+    return [f'{"" if n else "budget":12}{line}' for n, line in enumerate(lines)]
+  phases = course.phases()
+  if len(phases) == 1:
+    epochs = course.steps * phases[0].batch_size / num_rows
+    return [
+      f'steps       {course.steps:,} of {rows_of(phases[0])}, {epochs:,.2f} '
+      f'epochs of {num_rows:,} rows'
+    ]
+  return [
+    f'{"" if n else "steps":12}to {course.last_step(phase):,}: '
+    f'{rows_of(phase)} of {phase.seq_len} tokens'
+    for n, phase in enumerate(phases)
+  ]
+
+
+def _warmup(config: ConfigDict, course: Course) -> str:
+  share = config_lib.warmup_of(config, course.steps)
+  if course.steps is None:
+    return f'{share:.0%}'
+  return f'{round(share * course.steps):,} steps'

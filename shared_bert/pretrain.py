@@ -1,27 +1,31 @@
 """Pre-training on masked words, from text to a checkpoint."""
 
+import math
 import pathlib
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
 from shared_bert import plan as plan_lib
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import corpus as corpus_lib
-from shared_bert.data import toy
+from shared_bert.data import masking, toy
 from shared_bert.data.corpus import Corpus
 from shared_bert.errors import UserError
 from shared_bert.masked_model import MaskedModel
-from shared_bert.model import parameters
+from shared_bert.model import flops, parameters
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.checkpoint import open_checkpoint
+from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
+from shared_bert.training.phases import Part
 from shared_bert.training.run import Options
 from shared_bert.training.step_folders import Checkpoint
 
@@ -44,7 +48,7 @@ def pretrain(
     UserError: for what the user can mend.
     Preempted: after a signal, once the state is saved.
   """
-  finished = workdir_lib.claim(workdir, config.to_dict())
+  finished = workdir_lib.claim(workdir, config_lib.recorded(config))
   if finished is not None:
     say(f'{workdir} is complete; nothing to do.')
     run_lib.show(workdir, finished)
@@ -54,61 +58,89 @@ def pretrain(
   start = open_checkpoint(config.init_from) if config.init_from else None
   mesh = mesh_lib.make_mesh()
   train = config.train
-  mesh_lib.check_batch_size(
-    'train.batch_size', train.batch_size, mesh, train.accumulation
-  )
+  for part in config_lib.parts_of(config):
+    mesh_lib.check_batch_size(
+      _batch_key(train, part), part.batch_size, mesh, part.accumulation
+    )
 
-  # Data: rows of tokens, the same for every run on this corpus.
-  corpus = open_corpus(config, start)
-  tokenizer = corpus.tokenizer
-  rows = batches_lib.Rows(
-    {'input_ids': corpus.train}, train.batch_size, config.seed
-  )
+  # Data: rows of tokens, the same for every run on these corpora.
+  corpora = open_corpora(config, start)
+  tokenizer = corpora[-1].tokenizer
+  rows = [
+    batches_lib.Rows({'input_ids': corpus.train}, train.batch_size, config.seed)
+    for corpus in corpora
+  ]
 
-  # Model: its loss and metrics as compiled functions.
+  # Model: its loss and metrics as compiled functions, on each stage's rows.
   model = config_lib.model_config(
     config, tokenizer.vocab_size, jax.default_backend()
   )
-  heldout = config.data.heldout_rows or len(corpus.heldout)
-  if options.dry_run:
-    heldout = min(heldout, train.batch_size)
-  masked_model = MaskedModel(
-    model, config, tokenizer, corpus.heldout[:heldout], mesh
-  )
+  masked_models = [
+    MaskedModel(
+      model, config, tokenizer, _heldout(config, corpus, options), mesh
+    )
+    for corpus in corpora
+  ]
+  masked_model = masked_models[0]
 
   def make_params():
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     return parameters.initialise(masked_model.make, key)
 
+  def batches(phase, first, last):
+    of_stage = rows[phase.stage]
+    return batches_lib.prefetch(
+      lambda step: of_stage.examples(phase.example(step), phase.batch_size),
+      first,
+      last,
+      masked_model.place,
+    )
+
+  def evaluate(params, phase):
+    """Of every stage begun: its rows have a length the model has seen."""
+    if len(corpora) == 1:
+      return masked_model.evaluate(params)
+    begun = list(zip(corpora, masked_models, strict=True))[: phase.stage + 1]
+    return Evaluation(
+      {
+        f'{split}_{corpus.seq_len}': values
+        for corpus, of_stage in begun
+        for split, values in of_stage.evaluate(params).metrics.items()
+      }
+    )
+
   # Plan and run.
-  total = config_lib.total_steps(config, rows.num_rows)
-  warmup = config_lib.warmup_steps(config, total)
-  schedule = optimizer_lib.learning_rate_schedule(
-    train.schedule, train.learning_rate, warmup, total
+  course = config_lib.course_of(
+    config, [corpus.seq_len for corpus in corpora], rows[0].num_rows
+  )
+  schedule = optimizer_lib.schedule_of_config(
+    train, config_lib.warmup_of(config, course.steps)
   )
   plan = plan_lib.describe(
     config,
     workdir,
     model,
     mesh,
-    total_steps=total,
-    warmup_steps=warmup,
-    num_rows=rows.num_rows,
+    course=course,
+    num_rows=rows[0].num_rows,
     data=[
-      f'text        {rows.num_rows:,} rows of {corpus.seq_len} tokens, '
-      f'{masked_model.num_heldout:,} held out; {tokenizer.vocab_size:,} '
+      f'text        {of_stage.num_rows:,} rows of {corpus.seq_len} tokens, '
+      f'{its_model.num_heldout:,} held out; {tokenizer.vocab_size:,} '
       f'word pieces; {config.data.mask_ratio:.0%} masked'
+      for corpus, of_stage, its_model in zip(
+        corpora, rows, masked_models, strict=True
+      )
     ],
   )
   say(plan)
+  fingerprint = '+'.join(corpus.fingerprint for corpus in corpora)
   outcome = run_lib.run(
     config.to_dict(),
     workdir,
     mesh,
     LoopSettings(
       name='pre-train',
-      total_steps=total,
-      batch_size=train.batch_size,
+      course=course,
       log_every=train.log_every,
       evaluate_every=train.eval_every,
       checkpoint_every=train.checkpoint_every,
@@ -117,15 +149,19 @@ def pretrain(
     make_params=make_params,
     loss_function=masked_model.loss_sums,
     metric_names=masked_model.metric_names,
-    optimizer=optimizer_lib.of_config(train, schedule),
+    optimizer=optimizer_lib.of_config(train),
     learning_rate=schedule,
-    batches=lambda start, stop: batches_lib.prefetch(
-      rows, start, stop, masked_model.place
-    ),
-    evaluate=masked_model.evaluate,
+    batches=batches,
+    evaluate=evaluate,
     attention_entropy=masked_model.attention_entropy,
+    flops_per_token=lambda length: flops.train_flops_per_token(
+      model,
+      length,
+      masking.default_num_predictions(length, config.data.mask_ratio),
+    ),
+    derived=_with_perplexity,
     identity={
-      'data_fingerprint': corpus.fingerprint,
+      'data_fingerprint': fingerprint,
       'tokenizer_sha256': tokenizer.sha256,
     },
     files=tokenizer.files(),
@@ -139,26 +175,85 @@ def pretrain(
       'attention': model.attention,
       'steps': outcome.steps,
       'seconds': outcome.seconds,
+      'training_seconds': outcome.training_seconds,
       'parameters': parameters.count(outcome.params),
       **masked_model.report(outcome.evaluation),
-      'data_fingerprint': corpus.fingerprint,
+      'data_fingerprint': fingerprint,
     },
     options,
   )
 
 
-def open_corpus(config: ConfigDict, checkpoint: Checkpoint | None) -> Corpus:
-  """The corpus that `data` names: embedded, prepared, or prepared now.
+def _with_perplexity(means: dict[str, float]) -> dict[str, float]:
+  """Means of the training metrics, and the perplexity of masked words."""
+  loss = means.get('masked_loss', means['loss'])
+  return means | {'perplexity': math.exp(min(loss, 700.0))}
+
+
+def _batch_key(train: ConfigDict, part: Part) -> str:
+  """The key that a part's rows a step come from, for messages."""
+  if part.batch_size in train.stage_batch_sizes:
+    return 'train.stage_batch_sizes'
+  same = part.batch_size == train.batch_size
+  return 'train.batch_size' if same else 'train.ramp_batch_size'
+
+
+def _heldout(
+  config: ConfigDict, corpus: Corpus, options: Options
+) -> np.ndarray:
+  """The held-out rows to evaluate on, ids [N, S]."""
+  count = config.data.heldout_rows or len(corpus.heldout)
+  if options.dry_run:
+    count = min(count, config.train.batch_size)
+  return corpus.heldout[:count]
+
+
+def open_corpora(
+  config: ConfigDict, checkpoint: Checkpoint | None
+) -> list[Corpus]:
+  """The corpora that `data` names, one a stage, of one vocabulary.
+
+  Args:
+    config: of a pre-training run.
+    checkpoint: whose model will read them, or None.
+
+  Raises:
+    UserError: if one is not there, the last was made for another
+      `data.seq_len`, the vocabularies differ, or rows are longer than the
+      positions there are.
+  """
+  *earlier, last = config_lib.corpora_of(config)
+  corpora = [corpus_lib.open_corpus(folder) for folder in earlier]
+  corpora.append(open_corpus(config, checkpoint, last))
+  for folder, corpus in zip(earlier, corpora, strict=False):
+    if corpus.tokenizer.sha256 != corpora[-1].tokenizer.sha256:
+      raise UserError(
+        f'{folder} and {last} have different vocabularies: prepare the one '
+        'with that of the other, --vocab=….'
+      )
+    if corpus.seq_len > config.model.max_positions:
+      raise UserError(
+        f'the rows of {folder} have {corpus.seq_len} tokens, and '
+        f'model.max_positions={config.model.max_positions}: raise it.'
+      )
+  return corpora
+
+
+def open_corpus(
+  config: ConfigDict, checkpoint: Checkpoint | None, folder: str
+) -> Corpus:
+  """One corpus: embedded, prepared, or prepared now.
 
   Args:
     config: of a pre-training run.
     checkpoint: whose model will read it, or None.
+    folder: of the corpus; empty to prepare `data.text`.
 
   Raises:
     UserError: if there is none, it was made for another `data.seq_len`, or
       the checkpoint has another vocabulary.
   """
-  corpus = _find_corpus(config.data)
+  corpus = _find_corpus(config.data, folder)
   ours = corpus.tokenizer.sha256
   if checkpoint and checkpoint.metadata.get('tokenizer_sha256') != ours:
     raise UserError(
@@ -168,19 +263,19 @@ def open_corpus(config: ConfigDict, checkpoint: Checkpoint | None) -> Corpus:
   return corpus
 
 
-def _find_corpus(data: ConfigDict) -> Corpus:
+def _find_corpus(data: ConfigDict, folder: str) -> Corpus:
   if data.source == 'toy':
     return toy.toy_corpus(data.seq_len)
-  folder = data.corpus
-  if not folder:
-    from shared_bert.prepare import prepare_text
+  if folder:
+    return corpus_lib.open_corpus(folder, seq_len=data.seq_len)
+  from shared_bert.prepare import prepare_text
 
-    folder = prepare_text(
-      data.text,
-      data.dir,
-      vocab=data.vocab,
-      vocab_size=data.vocab_size,
-      seq_len=data.seq_len,
-      text_key=data.text_key,
-    )
-  return corpus_lib.open_corpus(folder, seq_len=data.seq_len)
+  prepared = prepare_text(
+    data.text,
+    data.dir,
+    vocab=data.vocab,
+    vocab_size=data.vocab_size,
+    seq_len=data.seq_len,
+    text_key=data.text_key,
+  )
+  return corpus_lib.open_corpus(prepared, seq_len=data.seq_len)

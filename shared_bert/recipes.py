@@ -40,8 +40,8 @@ def fill_in(config: ConfigDict) -> ConfigDict:
   """Sets what `train` leaves open, in place.
 
   Args:
-    config: of a fine-tuning run. `train.steps` counts where it is set, so
-      `train.epochs` then stays open.
+    config: of a fine-tuning run. `train.epochs` stays open where `train.steps`
+      is set.
 
   Returns:
     The same config.

@@ -2,13 +2,13 @@
 
 import copy
 import math
-import re
 from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
+from shared_bert import train_validation
 from shared_bert.command_line import nearest
 from shared_bert.data.glue_tasks import get_task
 from shared_bert.errors import UserError
@@ -32,7 +32,13 @@ _BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
   (
     'must be above 0',
     lambda value: value > 0,
-    ('train.steps', 'train.epochs', 'train.epsilon'),
+    (
+      'train.steps',
+      'train.epochs',
+      'train.tokens',
+      'train.hours',
+      'train.epsilon',
+    ),
   ),
   (
     'must not be negative',
@@ -46,13 +52,24 @@ _BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
       'train.checkpoint_every',
       'train.early_stopping',
       'train.diagonal_learning_rate_scale',
+      'train.ramp_batch_size',
       'data.heldout_rows',
     ),
   ),
   (
     'must be at least 0 and below 1',
     lambda value: 0 <= value < 1,
-    ('train.warmup_ratio', 'train.beta1', 'train.beta2'),
+    ('train.warmup_ratio', 'train.beta1', 'train.beta2', 'train.momentum'),
+  ),
+  (
+    'must be from 0 to 1',
+    lambda value: 0 <= value <= 1,
+    ('train.warmup_from', 'train.ramp_ratio'),
+  ),
+  (
+    'must be above 0 and at most 1',
+    lambda value: 0 < value <= 1,
+    ('train.decay_ratio',),
   ),
   (
     'must be above 0 and below 1',
@@ -69,6 +86,9 @@ _TUPLES: dict[str, tuple[type, str]] = {
   'data.text_columns': (str, "names, such as \"('question','answer')\""),
   'data.splits': (str, "names, such as \"('dev','test')\""),
   'attentions': (str, "names, such as \"('shared','standard')\""),
+  'train.stage_shares': (float, 'shares, such as "(0.9,0.1)"'),
+  'train.stage_batch_sizes': (int, 'whole numbers, such as "(256,64)"'),
+  'train.stage_accumulations': (int, 'whole numbers, such as "(1,4)"'),
 }
 
 
@@ -99,7 +119,9 @@ def validate(config: ConfigDict) -> None:
   _check_values(config)
   # The values of the model's keys, with any vocabulary.
   config_lib.model_config(config, 1000, 'cpu')
-  _validate_train(config)
+  if is_pretraining:
+    train_validation.validate_stages(config)
+  train_validation.validate_train(config)
   if is_pretraining:
     _validate_pretrain(config)
   else:
@@ -163,33 +185,14 @@ def _check_tuples(values: dict[str, Any]) -> None:
       raise UserError(f'{key}={tuple(values[key])!r} must hold {what}.')
 
 
-def _validate_train(config: ConfigDict) -> None:
-  # Imported late: optax takes a second.
-  from shared_bert.training.optimizer import learning_rate_schedule
-
-  train = config.train
-  if train.batch_size % train.accumulation:
-    raise UserError(
-      f'train.batch_size={train.batch_size} cannot be cut into '
-      f'train.accumulation={train.accumulation} equal parts.'
-    )
-  try:
-    re.compile(train.no_decay)
-  except re.error as error:
-    raise UserError(
-      f'train.no_decay={train.no_decay!r} is not a regular expression: {error}.'
-    ) from error
-  # Where the steps are not known yet, only the name can be wrong.
-  total = train.steps or 1
-  warmup = config_lib.warmup_steps(config, total) if train.steps else 0
-  learning_rate_schedule(train.schedule, 1.0, warmup, total)
-
-
 def _validate_pretrain(config: ConfigDict) -> None:
-  data, train = config.data, config.train
+  data = config.data
   _check_source(config, ('text', 'toy'))
-  if train.steps is None and train.epochs is None:
-    raise UserError('set train.steps or train.epochs: how long to train.')
+  if not train_validation.budgets(config):
+    raise UserError(
+      'set train.steps, train.epochs, train.tokens or train.hours: how long to '
+      'train.'
+    )
   if data.source == 'toy' and (data.text or data.corpus):
     raise UserError(
       'data.text and data.corpus are only read with data.source=text, and '

@@ -67,6 +67,11 @@ def test_evaluating_a_checkpoint_gives_the_numbers_of_its_training(
   )
   assert ours == theirs
   assert not (tmp_path / 'checkpoints').exists()
+  # Nor is anything said of a model that was not evaluated.
+  said = json.loads((tmp_path / 'config.json').read_text())
+  assert 'model' not in said and 'vocab_size' not in said['data']
+  said = json.loads((workdir / 'config.json').read_text())
+  assert 'model' in said and 'vocab_size' not in said['data']
 
 
 def test_evaluated_rows_are_as_long_as_those_trained_on(finetuned, tmp_path):

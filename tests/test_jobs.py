@@ -156,7 +156,7 @@ def test_a_run_killed_outright_ends_where_an_undisturbed_one_does(
   assert not (parts / 'results.json').exists()
   assert 'resuming from step' in finish(start(text, parts))
   jax.tree.map(np.testing.assert_array_equal, leaves(whole), leaves(parts))
-  speeds = ('_per_second',)
+  speeds = ('_per_second', 'stall')
   assert [
     {k: v for k, v in row.items() if not k.endswith(speeds)}
     for row in lines(whole)

@@ -1,7 +1,6 @@
 """The step: accumulation, devices, decay and schedules."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -9,34 +8,44 @@ import pytest
 from shared_bert.errors import UserError
 from shared_bert.model import parameters
 from shared_bert.training import mesh as mesh_lib
-from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training.step import init_state, make_train_step
 from tests import tiny
 
 NO_DROPOUT = {'hidden_dropout': 0.0, 'attention_dropout': 0.0}
 
 
-def train(
-  steps, *, optimizer, accumulation=1, devices=None, log_every=100, **model
-):
+def state_of(mesh, optimizer, **model):
   config = tiny.model_config(**model)
-  mesh = mesh_lib.make_mesh(devices)
-  state = init_state(
+  return init_state(
     lambda: parameters.initialise(tiny.maker(config), jax.random.key(0)),
     optimizer,
     ('loss',),
     mesh,
   )
-  step = make_train_step(
-    tiny.loss_function(config),
-    optimizer,
-    seed=0,
-    accumulation=accumulation,
-    log_every=log_every,
-  )
+
+
+def step_of(optimizer, log_every=100, **model):
+  loss = tiny.loss_function(tiny.model_config(**model))
+  return make_train_step(loss, optimizer, seed=0, log_every=log_every)
+
+
+def train(
+  steps,
+  *,
+  optimizer,
+  learning_rate=0.5,
+  accumulation=1,
+  devices=None,
+  log_every=100,
+  **model,
+):
+  mesh = mesh_lib.make_mesh(devices)
+  state = state_of(mesh, optimizer, **model)
+  step = step_of(optimizer, log_every, **model)
   windows = []
   for number in range(steps):
-    state, window = step(state, mesh_lib.place_batch(mesh, tiny.batch(number)))
+    batch = mesh_lib.place_batch(mesh, tiny.batch(number))
+    state, window = step(state, batch, learning_rate, accumulation)
     windows.append(jax.device_get(window))
   return jax.device_get(state), windows
 
@@ -50,7 +59,7 @@ def mean_losses(windows):
 
 def test_accumulated_gradients_equal_those_of_the_large_batch():
   # Plain descent: Adam would divide rounding errors by themselves.
-  sgd = optax.sgd(0.5)
+  sgd = optax.sgd(1.0)
   whole, _ = train(2, optimizer=sgd, devices=jax.devices()[:1], **NO_DROPOUT)
   parts, _ = train(
     2,
@@ -66,11 +75,51 @@ def test_accumulated_gradients_equal_those_of_the_large_batch():
   )
 
 
+def test_micro_batches_count_by_their_targets_not_alike(monkeypatch):
+  # Micro-batch i takes rows i, i+4, …: one has a single target, others many.
+  def unequal(step):
+    batch = plain(step)
+    few = np.arange(tiny.B) % 4 == 0
+    batch['weights'] = batch['segment_ids'].astype(np.float32)
+    batch['weights'][few] = 0
+    batch['weights'][0, 1] = 1
+    return batch
+
+  plain = tiny.batch
+  monkeypatch.setattr(tiny, 'batch', unequal)
+  counts = unequal(0)['weights'].reshape(4, 4, -1).sum((0, 2))
+  assert counts[0] == 1 and counts[1:].min() > 10
+  sgd = optax.sgd(1.0)
+  one = {'optimizer': sgd, 'devices': jax.devices()[:1], **NO_DROPOUT}
+  whole, (window,) = train(1, **one)
+  parts, (cut,) = train(1, accumulation=4, **one)
+  assert window['loss'][1] == cut['loss'][1] == counts.sum()
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    whole['params'],
+    parts['params'],
+  )
+
+
+def test_another_learning_rate_is_no_other_compilation(caplog):
+  with jax.log_compiles():
+    mesh = mesh_lib.make_mesh(jax.devices()[:1])
+    state = state_of(mesh, optax.sgd(1.0))
+    step = step_of(optax.sgd(1.0))
+    for rate in (0.5, 0.25, 0.0):
+      batch = mesh_lib.place_batch(mesh, tiny.batch(0))
+      state, _ = step(state, batch, rate)
+  compiled = [m for m in caplog.messages if 'Compiling jit(train_step)' in m]
+  assert len(compiled) == 1, compiled
+
+
 @pytest.mark.devices
 def test_one_device_equals_all_of_them():
-  adamw, _ = tiny.optimizer(20, 1e-3)
-  _, alone = train(20, optimizer=adamw, devices=jax.devices()[:1])
-  _, together = train(20, optimizer=adamw)
+  adamw = tiny.optimizer()
+  _, alone = train(
+    20, optimizer=adamw, learning_rate=1e-3, devices=jax.devices()[:1]
+  )
+  _, together = train(20, optimizer=adamw, learning_rate=1e-3)
   # The dropout is part of the comparison: it does not know the devices.
   np.testing.assert_allclose(
     mean_losses(alone), mean_losses(together), rtol=1e-5
@@ -84,7 +133,7 @@ def test_one_device_equals_all_of_them():
 
 @pytest.mark.devices
 def test_accumulation_on_all_devices_equals_one_device():
-  sgd = optax.sgd(0.5)
+  sgd = optax.sgd(1.0)
   whole, _ = train(2, optimizer=sgd, devices=jax.devices()[:1], **NO_DROPOUT)
   parts, _ = train(2, optimizer=sgd, accumulation=2, **NO_DROPOUT)
   jax.tree.map(
@@ -95,14 +144,14 @@ def test_accumulation_on_all_devices_equals_one_device():
 
 
 def test_a_step_repeats_bit_for_bit():
-  adamw, _ = tiny.optimizer(3)
-  first, _ = train(3, optimizer=adamw)
-  second, _ = train(3, optimizer=adamw)
+  adamw = tiny.optimizer()
+  first, _ = train(3, optimizer=adamw, learning_rate=1e-2)
+  second, _ = train(3, optimizer=adamw, learning_rate=1e-2)
   jax.tree.map(np.testing.assert_array_equal, first, second)
 
 
 def test_the_norm_of_an_update_is_that_of_what_the_step_changes():
-  sgd = optax.sgd(0.5)
+  sgd = optax.sgd(1.0)
   before, _ = train(0, optimizer=sgd)
   after, (window,) = train(1, optimizer=sgd)
   change = jax.tree.map(np.subtract, after['params'], before['params'])
@@ -113,77 +162,12 @@ def test_the_norm_of_an_update_is_that_of_what_the_step_changes():
 
 
 def test_the_window_starts_anew_after_each_log():
-  sgd = optax.sgd(0.0)
-  _, windows = train(5, optimizer=sgd, log_every=2)
+  sgd = optax.sgd(1.0)
+  _, windows = train(5, optimizer=sgd, learning_rate=0, log_every=2)
   counts = [float(w['gradient_norm'][1]) for w in windows]
   assert counts == [1, 2, 1, 2, 1]
   tokens = [(tiny.batch(i)['segment_ids'] > 0).sum() for i in range(5)]
   assert windows[3]['tokens'][0] == tokens[2] + tokens[3]
-
-
-def test_decay_leaves_biases_scales_and_diagonals_alone():
-  adamw = optimizer_lib.adamw(
-    optax.constant_schedule(1.0),
-    weight_decay=0.5,
-    no_decay=r'(bias|scale|/d_[qkv])$',
-    clip_norm=0.0,
-    beta1=0.9,
-    beta2=0.999,
-    epsilon=1e-6,
-  )
-  params = parameters.initialise(
-    tiny.maker(tiny.model_config()), jax.random.key(0)
-  )
-  params = jax.tree.map(jnp.ones_like, params)
-  zero = jax.tree.map(jnp.zeros_like, params)
-  updates, _ = adamw.update(zero, adamw.init(params), params)
-  decayed = {
-    name for name, u in parameters.named_leaves(updates) if (u != 0).any()
-  }
-  spared = {name for name, _ in parameters.named_leaves(params)} - decayed
-  assert all(name.endswith(('kernel', 'embedding')) for name in decayed)
-  assert all(
-    name.endswith(('bias', 'scale', 'd_q', 'd_k', 'd_v')) for name in spared
-  )
-  assert 'encoder/layers/attention/projection/d_q' in spared
-
-
-def test_diagonals_can_learn_at_a_rate_of_their_own():
-  adamw = optimizer_lib.adamw(
-    optax.constant_schedule(1.0),
-    weight_decay=0.0,
-    no_decay='bias',
-    clip_norm=0.0,
-    beta1=0.9,
-    beta2=0.999,
-    epsilon=1e-6,
-    diagonal_learning_rate_scale=0.25,
-  )
-  params = {'p': {'d_q': jnp.ones(3), 'kernel': jnp.ones(3)}}
-  grads = jax.tree.map(jnp.ones_like, params)
-  updates, _ = adamw.update(grads, adamw.init(params), params)
-  np.testing.assert_allclose(
-    updates['p']['d_q'], 0.25 * updates['p']['kernel'], rtol=1e-6
-  )
-
-
-@pytest.mark.parametrize(
-  ('name', 'values'),
-  [
-    ('linear', {0: 0.0, 5: 0.5, 10: 1.0, 55: 0.5, 100: 0.0}),
-    ('cosine', {0: 0.0, 10: 1.0, 55: 0.5, 100: 0.0}),
-    ('constant', {0: 0.0, 5: 0.5, 10: 1.0, 100: 1.0}),
-  ],
-)
-def test_schedules_warm_up_and_end_where_they_should(name, values):
-  schedule = optimizer_lib.learning_rate_schedule(name, 1.0, 10, 100)
-  for step, value in values.items():
-    np.testing.assert_allclose(schedule(step), value, atol=1e-6)
-
-
-def test_a_warm_up_as_long_as_the_run_is_refused():
-  with pytest.raises(UserError, match='warmup'):
-    optimizer_lib.learning_rate_schedule('linear', 1.0, 100, 100)
 
 
 def test_a_batch_that_devices_cannot_share_is_refused_with_what_fits():

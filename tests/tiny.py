@@ -14,6 +14,7 @@ from shared_bert.training import step as step_lib
 from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.evaluation import Evaluation, watch_attention
 from shared_bert.training.loop import LoopSettings
+from shared_bert.training.phases import Course, lay_out
 
 V, S, B = 32, 8, 16
 
@@ -68,28 +69,28 @@ def batch(step: int) -> dict[str, np.ndarray]:
   }
 
 
-def optimizer(total_steps: int, learning_rate: float = 1e-2):
-  """AdamW with the project's defaults, and its schedule."""
-  schedule = optimizer_lib.learning_rate_schedule(
-    'linear', learning_rate, 1, total_steps
-  )
-  adamw = optimizer_lib.adamw(
-    schedule,
+def optimizer(name: str = 'adamw'):
+  """An optimiser with the project's defaults."""
+  return optimizer_lib.make_optimizer(
+    name,
     weight_decay=0.01,
     no_decay=r'(bias|scale|/d_[qkv])$',
     clip_norm=1.0,
-    beta1=0.9,
-    beta2=0.999,
-    epsilon=1e-6,
   )
-  return adamw, schedule
 
 
-def abstract_state():
+def schedule(total_steps: int, learning_rate: float = 1e-2):
+  """Linear, after a warm-up of one step."""
+  return optimizer_lib.learning_rate_schedule(
+    'linear', learning_rate, 1 / total_steps
+  )
+
+
+def abstract_state(name: str = 'adamw'):
   """Shapes and dtypes of the state that `run` saves."""
   return step_lib.abstract_state(
     lambda: parameters.initialise(maker(model_config()), jax.random.key(0)),
-    optimizer(6)[0],
+    optimizer(name),
     ('loss',),
     mesh_lib.make_mesh(),
   )
@@ -109,20 +110,24 @@ def run(
   init_from='',
   tensorboard=False,
   pictures=None,
+  optimizer_name='adamw',
+  course=None,
 ):
   """`training.run.run` on the tiny model; returns its outcome."""
   workdir.mkdir(parents=True, exist_ok=True)
   config = model_config()
   mesh = mesh_lib.make_mesh(devices)
-  adamw, schedule = optimizer(steps)
   loss = loss_function(config)
   evaluate_batch = jax.jit(lambda params, b: loss(params, b, None))
 
-  def batches(start, stop):
-    for step in range(start, stop):
-      yield mesh_lib.place_batch(mesh, make_batch(step))
+  def batches(phase, first, last):
+    for step in range(first, last):
+      rows = make_batch(step)
+      # The batches of smaller phases are the first rows of a whole one.
+      rows = {k: v[: phase.batch_size] for k, v in rows.items()}
+      yield mesh_lib.place_batch(mesh, rows)
 
-  def evaluate(params):
+  def evaluate(params, phase):
     total, weight = evaluate_batch(params, batch(1000))['loss']
     metrics = {'heldout': {'loss': float(total / weight)}}
     return Evaluation(metrics, pictures or {})
@@ -133,26 +138,32 @@ def run(
       'tensorboard': tensorboard,
       'train': {
         'keep_checkpoints': 2,
-        'accumulation': 1,
         'log_every': log_every,
       },
     },
     workdir,
     mesh,
-    LoopSettings('tiny', steps, B, log_every, evaluate_every, checkpoint_every),
+    LoopSettings(
+      'tiny',
+      course or Course(lay_out((1.0,), (B,), (1,)), (S,), steps=steps),
+      log_every,
+      evaluate_every,
+      checkpoint_every,
+    ),
     start=open_checkpoint(init_from) if init_from else None,
     make_params=lambda: parameters.initialise(
       maker(config), jax.random.key(seed)
     ),
     loss_function=loss,
     metric_names=('loss',),
-    optimizer=adamw,
-    learning_rate=schedule,
+    optimizer=optimizer(optimizer_name),
+    learning_rate=schedule(steps),
     batches=batches,
     evaluate=evaluate,
     attention_entropy=watch_attention(
       config, batch(1000) | {'weight': np.ones(B, np.float32)}
     ),
+    flops_per_token=lambda length: 1e6,
     identity={'data_fingerprint': data_fingerprint},
     files={},
     plan='a tiny run',

@@ -7,7 +7,7 @@ number of hosts, whatever was asked for before it.
 import functools
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -139,8 +139,19 @@ class Rows:
     Returns:
       Every array, [B, ...], and row_id int32 [B], epoch int32 [B].
     """
-    start = step * self.batch_size
-    rows, epochs = epoch_rows(self.num_rows, self._seed, start, self.batch_size)
+    return self.examples(step * self.batch_size, self.batch_size)
+
+  def examples(self, start: int, count: int) -> dict[str, np.ndarray]:
+    """Gathers some of the endless shuffled sequence of rows.
+
+    Args:
+      start: the first example.
+      count: how many, B.
+
+    Returns:
+      As of a step.
+    """
+    rows, epochs = epoch_rows(self.num_rows, self._seed, start, count)
     batch = _gather(self._arrays, rows, self._trim)
     batch['row_id'] = rows.astype(np.int32)
     batch['epoch'] = epochs.astype(np.int32)
@@ -193,7 +204,7 @@ def prefetch(
   stop: int,
   place: Callable[[Any], Any],
   depth: int = 2,
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
   """Makes batches ahead of their use, in one background thread.
 
   Args:

@@ -29,6 +29,7 @@ COMPARED_KEYS = (
   'train.epochs',
   'train.steps',
   'train.batch_size',
+  'train.optimizer',
   'train.learning_rate',
   'train.diagonal_learning_rate_scale',
   'train.schedule',

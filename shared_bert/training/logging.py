@@ -189,70 +189,66 @@ def duration(seconds: float) -> str:
 class Progress:
   """One line: step, loss, examples/s, tokens/s, percent, time left.
 
-  In a terminal the line is written over; elsewhere a new one is written, at
-  most every ten seconds.
+  In a terminal the line is written over, at most every two seconds; elsewhere
+  a new one is written, at most every ten.
   """
 
   def __init__(
-    self,
-    name: str,
-    start_step: int,
-    total_steps: int,
-    batch_size: int,
-    stream: TextIO | None = None,
+    self, name: str, total_steps: int | None, stream: TextIO | None = None
   ):
+    """Writes nothing yet.
+
+    Args:
+      name: what the line starts with.
+      total_steps: of the run; None where a clock ends it.
+      stream: standard output unless given.
+    """
     self._name = name
     self._total = total_steps
-    self._batch_size = batch_size
     self._stream = stream or sys.stdout
     self._terminal = self._stream.isatty()
-    self._step = start_step
-    self._since = time.monotonic()
-    self._last_line = float('-inf')
+    self._every = 2 if self._terminal else 10
+    self._written = time.monotonic()
+    self._values: dict[str, float] = {}
     self._open = False
 
-  def rates(self, step: int, tokens_per_step: float) -> dict[str, float]:
-    """Speeds since the last call, without what `pause` left out.
+  @property
+  def is_due(self) -> bool:
+    """Whether the line was written long enough ago."""
+    return time.monotonic() - self._written >= self._every
+
+  def show(
+    self,
+    step: int,
+    done: float,
+    seconds_left: float | None,
+    values: dict[str, float] | None = None,
+  ) -> None:
+    """Writes the line, if it is due or there is news for a terminal.
 
     Args:
       step: steps done.
-      tokens_per_step: mean tokens of a batch, padding left out.
-
-    Returns:
-      `steps_per_second`, `examples_per_second` and `tokens_per_second`.
+      done: share of the run.
+      seconds_left: or None if not known.
+      values: `loss`, `examples_per_second` and `tokens_per_second`; those
+        shown last unless given, for they are fetched only when logged.
     """
-    now = time.monotonic()
-    speed = (step - self._step) / max(now - self._since, 1e-9)
-    self._step, self._since = step, now
-    return {
-      'steps_per_second': speed,
-      'examples_per_second': speed * self._batch_size,
-      'tokens_per_second': speed * tokens_per_step,
-    }
-
-  def restart(self, step: int) -> None:
-    """Measures speed from this step and moment on."""
-    self._step, self._since = step, time.monotonic()
-
-  def resume(self, seconds_away: float) -> None:
-    """Leaves the seconds of an evaluation or a save out of the speed."""
-    self._since += seconds_away
-
-  def show(self, step: int, values: dict[str, float]) -> None:
-    """Writes the line."""
-    now = time.monotonic()
-    if not self._terminal and now - self._last_line < 10 and step < self._total:
+    is_first = not self._values
+    self._values = values or self._values
+    is_news = values is not None and (self._terminal or is_first or done >= 1)
+    if not (self.is_due or is_news):
       return
-    self._last_line = now
-    speed = values['steps_per_second']
-    left = duration((self._total - step) / speed) if speed > 0 else '?'
-    parts = [
-      f'{self._name} {step:,}/{self._total:,} ({step / self._total:.0%})',
-      f'loss {values["loss"]:.4f}',
-      f'{values["examples_per_second"]:,.0f} examples/s',
-      f'{values["tokens_per_second"]:,.0f} tokens/s',
-      f'{left} left',
-    ]
+    self._written = time.monotonic()
+    of = '' if self._total is None else f'/{self._total:,}'
+    parts = [f'{self._name} {step:,}{of} ({done:.0%})']
+    if self._values:
+      parts += [
+        f'loss {self._values["loss"]:.4f}',
+        f'{self._values["examples_per_second"]:,.0f} examples/s',
+        f'{self._values["tokens_per_second"]:,.0f} tokens/s',
+      ]
+    left = '?' if seconds_left is None else duration(seconds_left)
+    parts.append(f'{left} left')
     if self._terminal:
       width = shutil.get_terminal_size().columns - 1
       # A narrow terminal has room for less; the time left goes last.

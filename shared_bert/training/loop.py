@@ -6,17 +6,25 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import multihost_utils
 
 from shared_bert.errors import Preempted, UserError
 from shared_bert.model.inspection import diagonals
 from shared_bert.training.checkpoint import Checkpoints
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, Progress, duration, say
+from shared_bert.training.meter import Meter
+from shared_bert.training.phases import Course, Phase, Position
 from shared_bert.training.step import Sums, TrainState
+
+# (phase, steps done, last step) to a generator of the batches of these steps,
+# already on the devices; it is closed where a clock ends the phase before.
+Batches = Callable[[Phase, int, int], Generator[Any, None, None]]
 
 
 @dataclasses.dataclass
@@ -25,8 +33,7 @@ class LoopSettings:
 
   Attributes:
     name: what the progress line starts with.
-    total_steps: of the run.
-    batch_size: rows of a step, for the speed.
+    course: of the run.
     log_every: steps between lines of metrics.
     evaluate_every: steps between evaluations; the last step always has one.
     checkpoint_every: steps between checkpoints; evaluations and the last
@@ -36,8 +43,7 @@ class LoopSettings:
   """
 
   name: str
-  total_steps: int
-  batch_size: int
+  course: Course
   log_every: int
   evaluate_every: int
   checkpoint_every: int
@@ -45,15 +51,36 @@ class LoopSettings:
   profile: tuple[int, int] | None = None
 
 
-def _is_due(step: int, every: int, total: int) -> bool:
-  return step == total or (every > 0 and step % every == 0)
-
-
 def _means(sums: Sums) -> dict[str, float]:
   return {
     name: float(total) / max(float(weight), 1e-9)
     for name, (total, weight) in jax.device_get(sums).items()
   }
+
+
+def _agreed(seconds: float) -> float:
+  """The same seconds on every process, whose clocks differ."""
+  if jax.process_count() == 1:
+    return seconds
+  return float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
+
+
+def _batches(
+  batches: Batches, position: Position
+) -> Generator[tuple[int, Phase, Any], None, None]:
+  """Step, counted from 1, phase and batch, until the run is over.
+
+  Args:
+    batches: of a phase.
+    position: moved by the reader after each step.
+  """
+  while not position.is_over:
+    phase, last = position.phase, position.course.last_step(position.phase)
+    with contextlib.closing(batches(phase, position.step, last)) as coming:
+      for batch in coming:
+        yield position.step + 1, phase, batch
+        if position.is_over or position.phase is not phase:
+          break
 
 
 class _Trace:
@@ -116,12 +143,16 @@ class _StopSignals:
 def train(
   settings: LoopSettings,
   state: TrainState,
-  train_step: Callable[[TrainState, Any], tuple[TrainState, Sums]],
-  batches: Callable[[int, int], Iterator[Any]],
+  train_step: Callable[[TrainState, Any, float, int], tuple[TrainState, Sums]],
+  batches: Batches,
   *,
-  evaluate: Callable[[Any], Evaluation],
+  position: Position,
+  evaluate: Callable[[Any, Phase], Evaluation],
   attention_entropy: Callable[[Any], dict[str, float]],
-  learning_rate: Callable[[int], Any],
+  learning_rate: Callable[[float], float],
+  flops_per_token: Callable[[int], float],
+  peak_flops: float | None,
+  derived: Callable[[dict[str, float]], dict[str, float]],
   checkpoints: Checkpoints,
   metadata: dict,
   files: dict[str, bytes],
@@ -130,41 +161,56 @@ def train(
   best_metric: str | None = None,
   seconds: float = 0.0,
 ) -> tuple[TrainState, dict[str, dict[str, float]], float]:
-  """Trains to the last step, saving as it goes.
+  """Trains until the budget is spent, saving as it goes.
 
   Args:
     settings: when to do what.
     state: to go on from; given away.
     train_step: from `make_train_step`.
-    batches: (start, stop) to an iterator over the batches of these steps,
-      already on the devices.
-    evaluate: parameters to metrics by split and pictures.
+    batches: of a phase.
+    position: where the run stands; moved.
+    evaluate: parameters and phase to metrics by split and pictures.
     attention_entropy: parameters to what is seen of their attention, by name.
-    learning_rate: of a step, for the log.
+    learning_rate: of the share of the run that is done.
+    flops_per_token: of a training step, by the length of its rows.
+    peak_flops: FLOP/s of all devices together, or None if not known.
+    derived: means of the training metrics to what else follows from them.
     checkpoints: where states are kept.
     metadata: kept with each checkpoint.
     files: kept with each checkpoint, by name.
     log: of the metrics.
     workdir: named in messages.
     best_metric: `split/name` that chooses the best checkpoint.
-    seconds: spent on this state so far.
+    seconds: spent on this state so far, all that was done counted.
 
   Returns:
     The last state, the metrics of the last evaluation by split, and the
-    seconds of training in all.
+    seconds in all.
 
   Raises:
     UserError: if loss or gradient stop being finite.
     Preempted: after a signal, once the state is saved.
   """
-  total = settings.total_steps
-  start = int(state['step'])
+  course, start = settings.course, position.step
   started = time.monotonic() - seconds
-  progress = Progress(settings.name, start, total, settings.batch_size)
+  meter = Meter(position.seconds, peak_flops)
+  progress = Progress(settings.name, course.steps)
   trace = _Trace(settings.profile, workdir)
   evaluation: Evaluation | None = None
 
-  def report(step: int, sums: Sums) -> None:
+  def show(values: dict[str, float] | None = None) -> None:
+    if values is None and not progress.is_due:
+      return
+    left = None
+    if course.seconds is not None:
+      left = max(0.0, course.seconds - position.seconds)
+    elif speed := meter.steps_per_second:
+      # Steps to come may be of longer rows, or of more of them.
+      slots = position.phase.batch_size * position.phase.seq_len
+      left = course.slots_after(position.step) / (speed * slots)
+    progress.show(position.step, position.progress, left, values)
+
+  def report(step: int, sums: Sums, rate: float) -> None:
     values = _means(sums)
     if not all(map(math.isfinite, values.values())):
       progress.clear()
@@ -181,10 +227,9 @@ def train(
         'or set train.clip_norm, in another --workdir.'
       )
     tokens = values.pop('tokens')
-    values['learning_rate'] = float(learning_rate(step - 1))
-    values |= progress.rates(step, tokens)
+    values = derived(values) | {'learning_rate': rate} | meter.rates(tokens)
     log.write(step, 'train', values)
-    progress.show(step, values)
+    show(values)
 
   def look_inside(step: int) -> None:
     if values := attention_entropy(state['params']):
@@ -200,7 +245,8 @@ def train(
     checkpoints.save(
       step,
       state,
-      metadata | {'seconds': time.monotonic() - started},
+      metadata
+      | {'seconds': time.monotonic() - started, 'position': position.kept()},
       metrics=metrics if best_metric in metrics else None,
       files=files,
     )
@@ -212,59 +258,98 @@ def train(
     checkpoints.wait()
     best = checkpoints.best()
     waited = settings.patience * settings.evaluate_every
-    return best is not None and step < total and step - best >= waited
+    return best is not None and step - best >= waited
 
-  pending: tuple[int, Sums] | None = None
-  stop = start if is_exhausted(start) else total
-  with _StopSignals() as signals, contextlib.closing(trace):
-    if start < stop:
+  def is_due(step: int, every: int) -> bool:
+    return position.is_over or (every > 0 and step % every == 0)
+
+  # The step under way, and what of the one before is still to be logged.
+  running: tuple[Sums, int, float] | None = None
+  pending: tuple[int, Sums, float] | None = None
+
+  def settle() -> None:
+    """Waits for the step under way: the loop is at most one step ahead."""
+    nonlocal running
+    if running is not None:
+      sums, rows, flops = running
+      jax.block_until_ready(sums)
+      meter.count(rows, flops)
+      running = None
+
+  phase: Phase | None = None
+  coming = _batches(batches, position)
+  if is_exhausted(start):
+    coming.close()
+  with (
+    _StopSignals() as signals,
+    contextlib.closing(trace),
+    contextlib.closing(coming),
+  ):
+    if not position.is_over:
       say('compiling the first step, which can take a minute …')
     if start == 0:
       look_inside(0)
-    for step, batch in enumerate(batches(start, stop), start + 1):
+    for step, its_phase, batch in meter.waits(coming):
       trace.before(step)
+      rate = learning_rate(position.progress)
+      rows, length = batch['input_ids'].shape
+      flops = rows * length * flops_per_token(length)
+      is_new, phase = its_phase is not phase, its_phase
+      if is_new:
+        settle()
+        meter.stop()  # compiling is not training
       with jax.profiler.StepTraceAnnotation('train', step_num=step):
-        state, sums = train_step(state, batch)
+        state, sums = train_step(state, batch, rate, phase.accumulation)
       trace.after(step, sums)
-      if step == start + 1:
-        # Compilation is not speed: the clock of the rates starts here.
+      settle()
+      if is_new:
         jax.block_until_ready(sums)
-        progress.restart(step)
+        meter.start()
+      else:
+        running = sums, rows, flops
+      position.move(
+        step, meter.seconds if course.steps else _agreed(meter.seconds)
+      )
       # The numbers of a step are fetched once the next is under way, so that
       # the device never waits for the log.
       if pending is not None:
         report(*pending)
         pending = None
-      if _is_due(step, settings.log_every, total):
-        pending = (step, sums)
-      evaluating = _is_due(step, settings.evaluate_every, total)
-      saving = evaluating or _is_due(step, settings.checkpoint_every, total)
+      else:
+        show()
+      if is_due(step, settings.log_every):
+        pending = step, sums, rate
+      evaluating = is_due(step, settings.evaluate_every)
+      saving = evaluating or is_due(step, settings.checkpoint_every)
       if not (saving or signals.asked):
         continue
       # Nothing is kept that has not been seen to be finite.
+      settle()
       if pending is not None:
         report(*pending)
         pending = None
       elif not all(map(math.isfinite, _means(sums).values())):
-        report(step, sums)
-      paused = time.monotonic()
-      evaluation = None
-      if evaluating:
-        progress.clear()
-        evaluation = evaluate(state['params'])
-        for split, values in evaluation.metrics.items():
-          log.write(step, split, values)
-          shown = '  '.join(f'{k} {v:.4f}' for k, v in values.items())
-          say(f'  step {step:,} {split}: {shown}')
-        log.write_pictures(step, evaluation.pictures)
-        look_inside(step)
-      save(step)
-      progress.resume(time.monotonic() - paused)
-      if signals.asked and step < total:
+        report(step, sums, rate)
+      with meter.paused():
+        evaluation = None
+        if evaluating:
+          progress.clear()
+          evaluation = evaluate(state['params'], phase)
+          for split, values in evaluation.metrics.items():
+            log.write(step, split, values)
+            shown = '  '.join(f'{k} {v:.4f}' for k, v in values.items())
+            say(f'  step {step:,} {split}: {shown}')
+          log.write_pictures(step, evaluation.pictures)
+          look_inside(step)
+        save(step)
+      if position.is_over:
+        break
+      if signals.asked:
         progress.clear()
         checkpoints.wait()
+        of = '' if course.steps is None else f' of {course.steps:,}'
         raise Preempted(
-          f'stopped by {signals.asked} after step {step:,} of {total:,} '
+          f'stopped by {signals.asked} after step {step:,}{of} '
           f'({duration(time.monotonic() - started)}), saved in '
           f'{checkpoints.directory}: the same command goes on from there.'
         )
@@ -279,5 +364,5 @@ def train(
   checkpoints.wait()
   seconds = time.monotonic() - started
   if evaluation is None:  # resumed after the last step: its log is complete
-    evaluation = evaluate(state['params'])
+    evaluation = evaluate(state['params'], position.phase)
   return state, evaluation.metrics, seconds

@@ -1,59 +1,107 @@
-"""AdamW with BERT's decay mask, clipping and warm-up schedules."""
+"""Optimisers by name, one decay mask and clipping for all, and schedules.
 
+The learning rate is an argument of the training step, so that a clock may set
+it: optimisers here make the update of a learning rate of 1, and schedules are
+functions of the share of the run that is done, whatever it is counted in.
+"""
+
+import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import optax
+from optax import contrib
 
 from shared_bert.errors import UserError
 from shared_bert.model.parameters import name_of
 
-SCHEDULES = ('linear', 'cosine', 'constant')
+OPTIMIZERS = ('adamw', 'lamb', 'lion', 'muon')
+SCHEDULES = ('linear', 'cosine', 'constant', 'rsqrt', 'wsd')
 DIAGONALS = r'/d_[qkv]$'
+# Leaves with a leading L axis: what one of them holds is of L layers.
+_STACKED = r'(^|/)layers/'
+# Of Muon's update, as root mean square: about AdamW's, whose learning rates
+# and decay then fit (Liu et al. 2025, arXiv 2502.16982).
+_MUON_RMS = 0.2
 
 
 def learning_rate_schedule(
-  schedule: str, learning_rate: float, warmup_steps: int, total_steps: int
-) -> optax.Schedule:
-  """Linear warm-up from 0, then what `schedule` says.
+  schedule: str,
+  learning_rate: float,
+  warmup: float,
+  *,
+  warmup_from: float = 0.0,
+  decay: float = 0.2,
+) -> Callable[[float], float]:
+  """A linear warm-up, then what `schedule` says.
 
-  `linear` falls to 0 at `total_steps` as in BERT (google-research/bert,
-  optimization.py), `cosine` falls to 0 along half a cosine, `constant` stays.
+  - `linear` falls to 0 at the end as in BERT (google-research/bert,
+    optimization.py), `cosine` falls to 0 along half a cosine.
+  - `constant` stays.
+  - `rsqrt` falls with one over the root of what is done (Vaswani et al. 2017,
+    section 5.3): √(w / p) after a warm-up of w.
+  - `wsd`, warm-up, stable, decay (Hu et al. 2024, arXiv 2404.06395), stays and
+    falls to 0 over the last share d as 1 − √x, x the share of it that is done,
+    which ended lower than a straight line in Hägele et al. 2024 (arXiv
+    2405.18392).
 
   Args:
     schedule: one of `SCHEDULES`.
-    learning_rate: the peak, reached after `warmup_steps`.
-    warmup_steps: in optimiser steps; may be 0.
-    total_steps: in optimiser steps, warm-up included.
+    learning_rate: the peak, reached after the warm-up.
+    warmup: share of the run, below 1.
+    warmup_from: share of the peak that the warm-up starts at.
+    decay: d of `wsd`, share of the run.
 
   Returns:
-    A function of the step, from 0, to the learning rate.
+    A function of the share of the run that is done, from 0 to 1, to the
+    learning rate.
 
   Raises:
-    UserError: if the schedule is unknown or the warm-up fills the run.
+    UserError: if the schedule is unknown, `rsqrt` has no warm-up, or that of
+      `wsd` leaves no room for its decay.
   """
   if schedule not in SCHEDULES:
     raise UserError(
       f'train.schedule={schedule!r} is not known: use one of '
       f'{", ".join(SCHEDULES)}.'
     )
-  if warmup_steps >= total_steps and warmup_steps > 0:
+  if schedule == 'rsqrt' and not warmup:
     raise UserError(
-      f'the warm-up of {warmup_steps} steps leaves nothing of the '
-      f'{total_steps} steps of training: lower train.warmup_steps (or '
-      'train.warmup_ratio) or train longer.'
+      'train.schedule=rsqrt falls from the end of the warm-up on, and there is '
+      'none: set train.warmup_steps or train.warmup_ratio.'
     )
-  rest = total_steps - warmup_steps
-  after = {
-    'linear': optax.linear_schedule(learning_rate, 0.0, rest),
-    'cosine': optax.cosine_decay_schedule(learning_rate, rest),
-    'constant': optax.constant_schedule(learning_rate),
-  }[schedule]
-  if warmup_steps == 0:
-    return after
-  warmup = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-  return optax.join_schedules((warmup, after), (warmup_steps,))
+  if schedule == 'wsd' and warmup + decay > 1 + 1e-9:
+    raise UserError(
+      f'the warm-up takes {warmup:.0%} of the run and train.decay_ratio='
+      f'{decay:g} the rest and more: lower the one or the other.'
+    )
+
+  def share_of_peak(done: float) -> float:
+    if done < warmup:
+      return warmup_from + (1 - warmup_from) * done / warmup
+    if schedule == 'rsqrt':
+      return math.sqrt(warmup / done)
+    if schedule == 'wsd':
+      return 1 - math.sqrt(max(0.0, done - (1 - decay)) / decay)
+    rest = (done - warmup) / (1 - warmup)
+    if schedule == 'linear':
+      return 1 - rest
+    return (1 + math.cos(math.pi * rest)) / 2 if schedule == 'cosine' else 1.0
+
+  return lambda done: learning_rate * share_of_peak(min(max(done, 0.0), 1.0))
+
+
+def schedule_of_config(train: Any, warmup: float) -> Callable[[float], float]:
+  """`learning_rate_schedule` with the keys of a run's `train` section."""
+  return learning_rate_schedule(
+    train.schedule,
+    train.learning_rate,
+    warmup,
+    warmup_from=train.warmup_from,
+    decay=train.decay_ratio,
+  )
 
 
 def matching(pattern: str, tree: Any) -> Any:
@@ -69,37 +117,115 @@ def matching(pattern: str, tree: Any) -> Any:
   )
 
 
-def adamw(
-  schedule: optax.Schedule,
+def _trust_ratio() -> optax.GradientTransformation:
+  """`optax.scale_by_trust_ratio`, for each layer of a stacked leaf by itself.
+
+  A norm over all layers at once would not be LAMB's, which is by layer.
+  """
+  by_leaf = optax.scale_by_trust_ratio()
+
+  def update(updates, state, params=None):
+    def scale(path, update, param):
+      def one(update, param):
+        return by_leaf.update(update, state, param)[0]
+
+      is_stacked = re.search(_STACKED, name_of(path))
+      return (jax.vmap(one) if is_stacked else one)(update, param)
+
+    scaled = jax.tree_util.tree_map_with_path(scale, updates, params)
+    return scaled, state
+
+  return optax.GradientTransformation(by_leaf.init, update)
+
+
+def _muon(
+  momentum: float, adam: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  """Muon for the matrices of the layers, `adam` for all else.
+
+  A matrix is the last two axes of a leaf: those before them, layers and heads,
+  are each orthogonalised by themselves. Embeddings, heads, biases, norms and
+  diagonals are no hidden matrices (Jordan et al. 2024,
+  https://kellerjordan.github.io/posts/muon).
+  """
+  axes = contrib.MuonDimensionNumbers(reduction_axis=-2, output_axis=-1)
+  muon = contrib.muon(
+    learning_rate=-1.0,  # it turns the sign, which is turned once, at the end
+    beta=momentum,
+    consistent_rms=_MUON_RMS,
+    muon_weight_dimension_numbers=lambda tree: jax.tree.map(
+      lambda _: axes, tree
+    ),
+  )
+
+  def labels(params):
+    return jax.tree.map(
+      lambda x, stacked: 'muon' if stacked and x.ndim >= 3 else 'adam',
+      params,
+      matching(_STACKED, params),
+    )
+
+  return optax.partition({'muon': muon, 'adam': adam}, labels)
+
+
+def make_optimizer(
+  name: str,
   *,
   weight_decay: float,
   no_decay: str,
   clip_norm: float,
-  beta1: float,
-  beta2: float,
-  epsilon: float,
+  beta1: float = 0.9,
+  beta2: float | None = None,
+  epsilon: float = 1e-6,
+  momentum: float = 0.95,
   diagonal_learning_rate_scale: float = 1.0,
 ) -> optax.GradientTransformation:
-  """AdamW (Loshchilov and Hutter 2019) as BERT is trained today.
+  """An optimiser of optax, with BERT's decay mask and clipping.
 
-  With bias correction, which the original BERT leaves out and short
-  fine-tuning runs need (Mosbach et al. 2021, section 4).
+  - `adamw`: Loshchilov and Hutter 2019, with bias correction, which the
+    original BERT leaves out and short fine-tuning runs need (Mosbach et al.
+    2021, section 4).
+  - `lamb`: You et al. 2020, arXiv 1904.00962, for large batches.
+  - `lion`: Chen et al. 2023, arXiv 2302.06675; it wants a learning rate 3 to 10
+    times smaller than AdamW's and a decay as much larger.
+  - `muon`: Jordan et al. 2024, scaled as Liu et al. 2025 do.
 
   Args:
-    schedule: the learning rate by step.
+    name: one of `OPTIMIZERS`.
     weight_decay: decoupled, times the learning rate.
     no_decay: regular expression of the names that are not decayed.
     clip_norm: global norm the gradient is clipped to; 0 turns it off.
     beta1: decay of the first moment.
-    beta2: decay of the second moment.
-    epsilon: added to the root of the second moment.
+    beta2: decay of the second moment, Lion's of its momentum; None: 0.999,
+      Lion 0.99, as their papers have it.
+    epsilon: added to the root of the second moment; Lion has none.
+    momentum: of Muon.
     diagonal_learning_rate_scale: factor on the learning rate of d_q, d_k and
       d_v.
+
+  Returns:
+    An optimiser whose updates are those of a learning rate of 1.
+
+  Raises:
+    UserError: for another name.
   """
+  if name not in OPTIMIZERS:
+    raise UserError(
+      f'train.optimizer={name!r} is not known: use one of '
+      f'{", ".join(OPTIMIZERS)}.'
+    )
+  if beta2 is None:
+    beta2 = 0.99 if name == 'lion' else 0.999
+  adam = optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
   parts = []
   if clip_norm:
     parts.append(optax.clip_by_global_norm(clip_norm))
-  parts.append(optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon))
+  if name == 'lion':
+    parts.append(optax.scale_by_lion(b1=beta1, b2=beta2))
+  elif name == 'muon':
+    parts.append(_muon(momentum, adam))
+  else:
+    parts.append(adam)
   if weight_decay:
     parts.append(
       optax.add_decayed_weights(
@@ -109,6 +235,8 @@ def adamw(
         ),
       )
     )
+  if name == 'lamb':
+    parts.append(_trust_ratio())
   if diagonal_learning_rate_scale != 1.0:
     parts.append(
       optax.masked(
@@ -116,19 +244,20 @@ def adamw(
         lambda tree: matching(DIAGONALS, tree),
       )
     )
-  parts.append(optax.scale_by_learning_rate(schedule))
+  parts.append(optax.scale(-1.0))
   return optax.chain(*parts)
 
 
-def of_config(train: Any, schedule: optax.Schedule):
-  """`adamw` with the keys of a run's `train` section."""
-  return adamw(
-    schedule,
+def of_config(train: Any) -> optax.GradientTransformation:
+  """`make_optimizer` with the keys of a run's `train` section."""
+  return make_optimizer(
+    train.optimizer,
     weight_decay=train.weight_decay,
     no_decay=train.no_decay,
     clip_norm=train.clip_norm,
     beta1=train.beta1,
     beta2=train.beta2,
     epsilon=train.epsilon,
+    momentum=train.momentum,
     diagonal_learning_rate_scale=train.diagonal_learning_rate_scale,
   )

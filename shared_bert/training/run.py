@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 import platform
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib import metadata as packages
 from typing import Any
 
@@ -15,12 +15,14 @@ from jax.sharding import Mesh
 
 import shared_bert
 from shared_bert.errors import UserError
+from shared_bert.model.flops import peak_flops
 from shared_bert.model.parameters import name_of, named_leaves
 from shared_bert.training import state_io
 from shared_bert.training.checkpoint import Checkpoints
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, say
-from shared_bert.training.loop import LoopSettings, train
+from shared_bert.training.loop import Batches, LoopSettings, train
+from shared_bert.training.phases import Phase, Position
 from shared_bert.training.step import (
   LossFunction,
   abstract_state,
@@ -79,7 +81,8 @@ class Outcome:
     steps: trained in all.
     evaluation: metrics by split, of the last step.
     best: `step` and `metrics` of the best checkpoint, or None.
-    seconds: of training, evaluation included, over all its parts.
+    seconds: from start to end, evaluation included, over all its parts.
+    training_seconds: of these, those of taking steps and waiting for rows.
   """
 
   params: Any
@@ -87,6 +90,7 @@ class Outcome:
   evaluation: dict[str, dict[str, float]]
   best: dict[str, Any] | None
   seconds: float
+  training_seconds: float
 
 
 def run(
@@ -100,13 +104,15 @@ def run(
   loss_function: LossFunction,
   metric_names: tuple[str, ...],
   optimizer: optax.GradientTransformation,
-  learning_rate: Callable[[int], Any],
-  batches: Callable[[int, int], Iterator[Any]],
-  evaluate: Callable[[Any], Evaluation],
+  learning_rate: Callable[[float], float],
+  batches: Batches,
+  evaluate: Callable[[Any, Phase], Evaluation],
   attention_entropy: Callable[[Any], dict[str, float]],
+  flops_per_token: Callable[[int], float],
   identity: dict[str, Any],
   files: dict[str, bytes],
   plan: str,
+  derived: Callable[[dict[str, float]], dict[str, float]] = dict,
   best_metric: str | None = None,
   options: Options = Options(),
 ) -> Outcome:
@@ -121,16 +127,18 @@ def run(
     make_params: traced; the initial parameters.
     loss_function: as for `make_train_step`.
     metric_names: those it returns.
-    optimizer: of optax.
-    learning_rate: its schedule.
-    batches: (start, stop) to placed batches of these steps.
-    evaluate: parameters to metrics by split and pictures.
+    optimizer: of optax; its updates are those of a learning rate of 1.
+    learning_rate: of the share of the run that is done.
+    batches: (phase, steps done, last step) to placed batches of these steps.
+    evaluate: parameters and phase to metrics by split and pictures.
     attention_entropy: parameters to what is seen of their attention, by name;
       logged before the first step and at each evaluation.
+    flops_per_token: of a training step, by the length of its rows.
     identity: fingerprints of data and tokenizer; a checkpoint of others is
       not resumed.
     files: kept in each checkpoint, by name.
     plan: text for TensorBoard.
+    derived: means of the training metrics to what is logged of them.
     best_metric: `split/name` that chooses the best checkpoint.
     options: of the command.
 
@@ -138,8 +146,8 @@ def run(
     UserError: if the data changed since the run began, or training fails.
   """
   if options.profile and not options.dry_run:
-    first, total = options.profile[0], settings.total_steps
-    if first > total:
+    first, total = options.profile[0], settings.course.steps
+    if total is not None and first > total:
       raise UserError(
         f'--profile begins at step {first:,}, and the run has {total:,}: name '
         'steps of the run.'
@@ -152,15 +160,15 @@ def run(
   settings = dataclasses.replace(
     settings,
     profile=options.profile,
-    total_steps=1 if options.dry_run else settings.total_steps,
+    course=settings.course.shortened() if options.dry_run else settings.course,
   )
   parts = (make_params, optimizer, metric_names, mesh)
-  seconds = 0.0
+  seconds, kept = 0.0, None
   if (saved := checkpoints.open_latest()) is not None:
     _check_identity(saved.metadata, identity, workdir)
     say(f'resuming from step {saved.step:,} in {checkpoints.directory}')
     state = saved.load(abstract_state(*parts))
-    seconds = saved.metadata['seconds']
+    seconds, kept = saved.metadata['seconds'], saved.metadata['position']
   else:
     if any(
       found.suffix != '.saving' for found in folders(checkpoints.directory)
@@ -174,18 +182,19 @@ def run(
     state = init_state(*parts)
     if start is not None:
       state['params'] = take_over(state['params'], start)
+  position = Position(settings.course, int(state['step']), kept)
   log = MetricLog(
     workdir,
     config,
-    resume_step=int(state['step']),
+    resume_step=position.step,
     tensorboard=config['tensorboard'],
   )
   log.write_text(0, 'plan', plan)
+  peak = peak_flops(mesh.devices.flat[0].device_kind)
   train_step = make_train_step(
     loss_function,
     optimizer,
     seed=config['seed'],
-    accumulation=config['train']['accumulation'],
     log_every=config['train']['log_every'],
   )
   try:
@@ -194,9 +203,13 @@ def run(
       state,
       train_step,
       batches,
+      position=position,
       evaluate=evaluate,
       attention_entropy=attention_entropy,
       learning_rate=learning_rate,
+      flops_per_token=flops_per_token,
+      peak_flops=None if peak is None else peak * mesh.size,
+      derived=derived,
       checkpoints=checkpoints,
       metadata={'config': config, **identity},
       files=files,
@@ -213,7 +226,14 @@ def run(
   best = None
   if best_step is not None:
     best = {'step': best_step, 'metrics': checkpoints.metrics(best_step)}
-  return Outcome(state['params'], int(state['step']), evaluation, best, seconds)
+  return Outcome(
+    state['params'],
+    position.step,
+    evaluation,
+    best,
+    seconds,
+    position.seconds,
+  )
 
 
 def _check_identity(

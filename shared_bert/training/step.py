@@ -5,6 +5,7 @@ from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -111,24 +112,24 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   *,
   seed: int,
-  accumulation: int,
   log_every: int,
-) -> Callable[[TrainState, dict], tuple[TrainState, Sums]]:
-  """Compiles the step.
+) -> Callable[[TrainState, dict, float, int], tuple[TrainState, Sums]]:
+  """Compiles the step, once for each shape of batch and accumulation.
 
   Args:
     loss_function: (params, batch, key) to `Sums` with `loss` among them; its
       sum is what is differentiated, divided by its weight over the whole
       batch.
-    optimizer: of optax.
+    optimizer: of optax; its updates are those of a learning rate of 1.
     seed: of the dropout, which is drawn from (seed, step, micro-batch).
-    accumulation: micro-batches a batch is cut into; gradients are summed and
-      divided once, so that they equal the large batch's.
     log_every: steps after which the window of metrics starts anew.
 
   Returns:
-    A function of (state, batch), which gives the state's buffers away, to the
-    next state and the window's sums so far.
+    A function of (state, batch, learning rate, accumulation), which gives the
+    state's buffers away, to the next state and the window's sums so far.
+    `accumulation` is the number of micro-batches the batch is cut into; their
+    gradients are summed and divided once, so that they equal the large
+    batch's.
   """
 
   def gradients(params, batch, key):
@@ -139,7 +140,7 @@ def make_train_step(
     (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(params)
     return grads, sums
 
-  def accumulated(params, batch, key):
+  def accumulated(params, batch, key, accumulation):
     if accumulation == 1:
       return gradients(params, batch, jax.random.fold_in(key, 0))
 
@@ -162,16 +163,17 @@ def make_train_step(
     return jax.lax.scan(add, start, parts)[0]
 
   def train_step(
-    state: TrainState, batch, dropout_key
+    state: TrainState, batch, learning_rate, dropout_key, accumulation
   ) -> tuple[TrainState, Sums]:
     key = jax.random.fold_in(dropout_key, state['step'])
-    grads, sums = accumulated(state['params'], batch, key)
+    grads, sums = accumulated(state['params'], batch, key, accumulation)
     # A batch without a single target has no gradient, rather than 0/0.
     weight = jnp.maximum(sums['loss'][1], 1e-9)
     grads = jax.tree.map(lambda g: g / weight, grads)
     updates, opt_state = optimizer.update(
       grads, state['opt_state'], state['params']
     )
+    updates = jax.tree.map(lambda u: learning_rate * u, updates)
     one = jnp.ones((), jnp.float32)
     sums = sums | {
       'gradient_norm': (optax.tree.norm(grads), one),
@@ -190,9 +192,15 @@ def make_train_step(
     )
     return state, window
 
-  compiled = jax.jit(train_step, donate_argnums=0)
+  compiled = jax.jit(train_step, donate_argnums=0, static_argnums=4)
   # A stream of its own, apart from initialisation and masks. An argument, not
   # a constant: runs of other seeds then share one compilation (with
   # JAX_COMPILATION_CACHE_DIR).
   dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
-  return lambda state, batch: compiled(state, batch, dropout_key)
+
+  def step(state, batch, learning_rate, accumulation=1):
+    # An array as well, so that another rate is no other function.
+    rate = np.float32(learning_rate)
+    return compiled(state, batch, rate, dropout_key, accumulation)
+
+  return step

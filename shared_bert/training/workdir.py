@@ -186,7 +186,7 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
 
   Args:
     workdir: the folder; made if it is not there.
-    config: plain nested dict.
+    config: plain nested dict, without keys that do not count.
 
   Returns:
     The results of the run if it is complete, else None.

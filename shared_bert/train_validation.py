@@ -1,0 +1,139 @@
+"""Refuses settings of training that cannot work: budget, stages, schedule."""
+
+import copy
+import math
+import re
+
+from ml_collections import ConfigDict
+
+from shared_bert import config as config_lib
+from shared_bert.errors import UserError
+
+# How long a run is: one of them.
+_BUDGETS = ('steps', 'epochs', 'tokens', 'hours')
+
+
+def budgets(config: ConfigDict) -> dict[str, float]:
+  """How long a run is, by key of `train`: those that are set."""
+  found = {key: config.train.get(key) for key in _BUDGETS}
+  return {
+    f'train.{key}': value for key, value in found.items() if value is not None
+  }
+
+
+def validate_train(config: ConfigDict) -> None:
+  """Refuses a budget, optimiser or schedule that cannot be.
+
+  Args:
+    config: of a run, whose stages are validated.
+
+  Raises:
+    UserError: naming the key and the mend.
+  """
+  # Imported late: optax takes a second.
+  from shared_bert.training.optimizer import of_config, schedule_of_config
+
+  train = config.train
+  _check_budget(config)
+  for part in config_lib.parts_of(config):
+    if part.batch_size % part.accumulation:
+      raise UserError(
+        f'train.batch_size={part.batch_size} cannot be cut into '
+        f'train.accumulation={part.accumulation} equal parts'
+        + (f', in stage {part.stage}.' if part.stage else '.')
+      )
+  try:
+    re.compile(train.no_decay)
+  except re.error as error:
+    raise UserError(
+      f'train.no_decay={train.no_decay!r} is not a regular expression: {error}.'
+    ) from error
+  of_config(train)
+  # Where the steps are not known yet, the warm-up's share is not either.
+  by_clock = train.get('hours') is not None
+  warmup = train.warmup_ratio
+  if train.steps is not None or by_clock:
+    warmup = config_lib.warmup_of(config, train.steps)
+  elif train.warmup_steps:
+    warmup = 1e-9
+  probe = copy.deepcopy(train)
+  probe.learning_rate = 1.0  # fine-tuning may leave it open
+  schedule_of_config(probe, warmup)
+  if by_clock and train.warmup_steps:
+    raise UserError(
+      f'train.warmup_steps={train.warmup_steps} counts steps, and with '
+      'train.hours nobody knows how many there will be: set '
+      'train.warmup_ratio in its place.'
+    )
+
+
+def _check_budget(config: ConfigDict) -> None:
+  given = budgets(config)
+  if len(given) > 1:
+    first, second, *_ = (f'{key}={value:g}' for key, value in given.items())
+    raise UserError(
+      f'{first} and {second} both say how long to train: leave one of them '
+      'open, as None in the config.'
+    )
+
+
+def validate_stages(config: ConfigDict) -> None:
+  """Refuses stages and a ramp of the batch that do not fit together.
+
+  Args:
+    config: of a pre-training run.
+
+  Raises:
+    UserError: naming the key and the mend.
+  """
+  train, corpora = config.train, config_lib.corpora_of(config)
+  if not all(corpora) and config.data.corpus:
+    raise UserError(
+      f'data.corpus={config.data.corpus} names a folder without a name: write '
+      'one comma between two.'
+    )
+  for key in ('stage_shares', 'stage_batch_sizes', 'stage_accumulations'):
+    values = tuple(train[key])
+    if values and len(values) != len(corpora):
+      raise UserError(
+        f'train.{key}={values} has {len(values)} values, and data.corpus names '
+        f'{len(corpora)}: give one for each corpus.'
+      )
+    if any(value <= 0 for value in values):
+      raise UserError(f'train.{key}={values} must all be above 0.')
+  shares = tuple(train.stage_shares)
+  if len(corpora) > 2 and not shares:
+    raise UserError(
+      f'data.corpus names {len(corpora)} corpora: set train.stage_shares, the '
+      'share of the steps on each.'
+    )
+  if shares and not math.isclose(sum(shares), 1, abs_tol=1e-6):
+    raise UserError(
+      f'train.stage_shares={shares} must add up to 1, not {sum(shares):g}.'
+    )
+  if len(corpora) > 1 and train.epochs is not None:
+    raise UserError(
+      f'train.epochs={train.epochs:g} does not say of which of '
+      f'{len(corpora)} corpora: set train.steps, train.tokens or train.hours.'
+    )
+  _check_ramp(train, shares[0] if shares else (1.0, 0.9)[len(corpora) > 1])
+
+
+def _check_ramp(train: ConfigDict, first_share: float) -> None:
+  start, ratio = train.ramp_batch_size, train.ramp_ratio
+  full = (*train.stage_batch_sizes, train.batch_size)[0]
+  if bool(start) != bool(ratio):
+    raise UserError(
+      f'train.ramp_batch_size={start} and train.ramp_ratio={ratio:g} go '
+      'together: set both, or leave both 0.'
+    )
+  if start and start >= full:
+    raise UserError(
+      f'train.ramp_batch_size={start} must be below the batch that it grows '
+      f'to, {full}.'
+    )
+  if start and ratio > first_share:
+    raise UserError(
+      f'train.ramp_ratio={ratio:g} ends after the first stage, which has '
+      f'{first_share:g} of the run: lower it.'
+    )
