@@ -13,7 +13,7 @@ from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import toy
 from shared_bert.data.corpus import Corpus
 from shared_bert.errors import UserError
-from shared_bert.masked_model import MaskedModel
+from shared_bert.masked_model import MaskedModel, arrays_of
 from shared_bert.model import parameters
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
@@ -62,7 +62,9 @@ def pretrain(
   corpus = open_corpus(config, start)
   tokenizer = corpus.tokenizer
   rows = batches_lib.Rows(
-    {'input_ids': corpus.train}, train.batch_size, config.seed
+    arrays_of(corpus.train, corpus.train_labels),
+    train.batch_size,
+    config.seed,
   )
 
   # Model: its loss and metrics as compiled functions.
@@ -72,8 +74,14 @@ def pretrain(
   heldout = config.data.heldout_rows or len(corpus.heldout)
   if options.dry_run:
     heldout = min(heldout, train.batch_size)
+  labels = corpus.heldout_labels
   masked_model = MaskedModel(
-    model, config, tokenizer, corpus.heldout[:heldout], mesh
+    model,
+    config,
+    tokenizer,
+    corpus.heldout[:heldout],
+    mesh,
+    None if labels is None else labels[:heldout],
   )
 
   def make_params():
@@ -98,6 +106,8 @@ def pretrain(
       f'text        {rows.num_rows:,} rows of {corpus.seq_len} tokens, '
       f'{masked_model.num_heldout:,} held out; {tokenizer.vocab_size:,} '
       f'word pieces; {config.data.mask_ratio:.0%} masked'
+      + (', whole words' if config.data.whole_word_mask else '')
+      + ('' if labels is None else '; pairs: next sentences are predicted too')
     ],
   )
   say(plan)
@@ -116,6 +126,7 @@ def pretrain(
     start=start,
     make_params=make_params,
     loss_function=masked_model.loss_sums,
+    prepare=masked_model.prepare,
     metric_names=masked_model.metric_names,
     optimizer=optimizer_lib.of_config(train, schedule),
     learning_rate=schedule,

@@ -44,6 +44,9 @@ class Corpus:
     seq_len: S.
     manifest: the contents of manifest.json.
     fingerprint: hex digest over all the rows: the identity of the data.
+    train_labels: uint8 [N] where each row is a pair of texts: 0 if the second
+      follows the first, 1 if it is a random one; else None.
+    heldout_labels: [M], the same.
   """
 
   train: np.ndarray
@@ -52,6 +55,8 @@ class Corpus:
   seq_len: int
   manifest: dict
   fingerprint: str
+  train_labels: np.ndarray | None = None
+  heldout_labels: np.ndarray | None = None
 
 
 def open_corpus(

@@ -22,6 +22,7 @@ from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, say
 from shared_bert.training.loop import LoopSettings, train
 from shared_bert.training.step import (
+  Batch,
   LossFunction,
   abstract_state,
   init_state,
@@ -98,6 +99,7 @@ def run(
   start: Checkpoint | None,
   make_params: Callable[[], Any],
   loss_function: LossFunction,
+  prepare: Callable[[Batch], Batch] = lambda batch: batch,
   metric_names: tuple[str, ...],
   optimizer: optax.GradientTransformation,
   learning_rate: Callable[[int], Any],
@@ -120,6 +122,7 @@ def run(
     start: checkpoint whose parameters a new run begins with, or None.
     make_params: traced; the initial parameters.
     loss_function: as for `make_train_step`.
+    prepare: as for `make_train_step`.
     metric_names: those it returns.
     optimizer: of optax.
     learning_rate: its schedule.
@@ -187,6 +190,7 @@ def run(
     seed=config['seed'],
     accumulation=config['train']['accumulation'],
     log_every=config['train']['log_every'],
+    prepare=prepare,
   )
   try:
     state, evaluation, seconds = train(

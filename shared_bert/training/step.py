@@ -13,7 +13,8 @@ from shared_bert.training.mesh import state_shardings
 # A (sum, weight) pair of float32 scalars a name: added up over micro-batches,
 # devices and steps, and divided once.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
-LossFunction = Callable[[Any, dict[str, jax.Array], jax.Array | None], Sums]
+Batch = dict[str, jax.Array]
+LossFunction = Callable[[Any, Batch, jax.Array | None], Sums]
 
 
 class TrainState(TypedDict):
@@ -113,6 +114,7 @@ def make_train_step(
   seed: int,
   accumulation: int,
   log_every: int,
+  prepare: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Sums]]:
   """Compiles the step.
 
@@ -125,6 +127,9 @@ def make_train_step(
     accumulation: micro-batches a batch is cut into; gradients are summed and
       divided once, so that they equal the large batch's.
     log_every: steps after which the window of metrics starts anew.
+    prepare: makes of a batch what the loss function takes, the whole batch at
+      once, before it is cut: arrays [B, ...], with `segment_ids` int32 [B, S]
+      among them, 0 on padding, by which tokens are counted.
 
   Returns:
     A function of (state, batch), which gives the state's buffers away, to the
@@ -164,6 +169,7 @@ def make_train_step(
   def train_step(
     state: TrainState, batch, dropout_key
   ) -> tuple[TrainState, Sums]:
+    batch = prepare(batch)
     key = jax.random.fold_in(dropout_key, state['step'])
     grads, sums = accumulated(state['params'], batch, key)
     # A batch without a single target has no gradient, rather than 0/0.
