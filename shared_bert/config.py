@@ -98,6 +98,7 @@ def pretrain_defaults() -> ConfigDict:
         'vocab_size': 30522,  # with text, without vocab: train one, once
         'seq_len': 128,  # tokens in a row; of several corpora, in the last's
         'mask_ratio': 0.15,  # share of the tokens to predict
+        'whole_word_mask': False,  # predict all pieces of a word or none
         'heldout_rows': 2048,  # rows of each evaluation; 0 for all
       },
     }

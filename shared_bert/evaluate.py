@@ -108,10 +108,19 @@ def _masked_model(
   """On the held-out rows of a corpus."""
   rows = config_lib.evaluation_rows(config)
   mesh_lib.check_batch_size('train.batch_size / train.accumulation', rows, mesh)
-  heldout = pretrain_lib.open_corpora(config, checkpoint)[-1].heldout
-  rows = config.data.heldout_rows or len(heldout)
+  corpus = pretrain_lib.open_corpora(config, checkpoint)[-1]
+  rows = config.data.heldout_rows or len(corpus.heldout)
   rows = min(rows, config.train.batch_size) if options.dry_run else rows
-  return MaskedModel(model_config, config, tokenizer, heldout[:rows], mesh)
+  labels = corpus.heldout_labels
+  return MaskedModel(
+    model_config,
+    config,
+    tokenizer,
+    corpus.heldout[:rows],
+    mesh,
+    None if labels is None else labels[:rows],
+    has_next_sentence='params/next_sentence/kernel' in checkpoint.leaves,
+  )
 
 
 def _task_model(

@@ -16,11 +16,11 @@ from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
 from shared_bert.data import batches as batches_lib
-from shared_bert.data import masking
+from shared_bert.data import masking, segments
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
-from shared_bert.model.heads import BertForMaskedLM
+from shared_bert.model.heads import BertForMaskedLM, BertForPreTraining
 from shared_bert.training import evaluation as evaluation_lib
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training.evaluation import Evaluation
@@ -33,13 +33,15 @@ _HELDOUT_MASK_SEED = 20_241_130
 class MaskedModel:
   """Masks rows on the device and predicts what was there.
 
+  Rows that are pairs of texts train the next-sentence prediction as well.
+  Their loss is BERT's: the mean over the masked tokens plus the mean over the
+  rows.
+
   Attributes:
     make: `make(rngs)` builds the module, as `parameters` wants it.
     metric_names: of the sums that `loss_sums` gives.
     num_heldout: rows to evaluate on.
   """
-
-  metric_names = ('loss', 'accuracy')
 
   def __init__(
     self,
@@ -48,6 +50,8 @@ class MaskedModel:
     tokenizer: Tokenizer,
     heldout: np.ndarray,
     mesh: Mesh,
+    heldout_labels: np.ndarray | None = None,
+    has_next_sentence: bool | None = None,
   ):
     """Compiles nothing yet.
 
@@ -57,82 +61,163 @@ class MaskedModel:
       tokenizer: of the corpus.
       heldout: the rows to evaluate on, ids [N, S].
       mesh: of the devices.
+      heldout_labels: uint8 [N] if each row is a pair: 0 if its second text
+        follows the first, 1 if it is a random one; else None.
+      has_next_sentence: whether the model has parameters for that prediction;
+        by default if the rows are pairs. Without it labels are not used.
     """
-    self._model, self._heldout = model, heldout
-    self._config, self._tokenizer, self._mesh = config, tokenizer, mesh
+    self._model, self._config = model, config
+    self._tokenizer, self._mesh = tokenizer, mesh
     self.num_heldout = len(heldout)
-    self.make = lambda rngs: BertForMaskedLM(model, rngs=rngs)
+    self._heldout = arrays_of(heldout, heldout_labels)
+    if has_next_sentence is None:
+      has_next_sentence = heldout_labels is not None
+    self._has_next_sentence = has_next_sentence
+    self._is_paired = has_next_sentence and heldout_labels is not None
+    head = BertForPreTraining if has_next_sentence else BertForMaskedLM
+    self.make = lambda rngs: head(model, rngs=rngs)
     self._apply = parameters.applier(self.make)
+    self.metric_names: tuple[str, ...] = ('loss', 'accuracy')
+    if self._is_paired:
+      self.metric_names += (
+        'masked_loss',
+        'next_sentence_loss',
+        'next_sentence_accuracy',
+      )
     self._evaluate_batch = jax.jit(
-      lambda params, batch: self._sums(params, batch, None, _HELDOUT_MASK_SEED)
+      lambda params, batch: self._sums(
+        params, self._masked(batch, _HELDOUT_MASK_SEED), None
+      )
     )
 
   def place(self, batch: dict[str, np.ndarray]) -> dict:
-    """Marks the padding of a batch and puts it on the devices."""
-    segments = batch['input_ids'] != self._tokenizer.pad_id
-    return mesh_lib.place_batch(
-      self._mesh, batch | {'segment_ids': segments.astype(np.int32)}
-    )
+    """Puts a batch on the devices."""
+    return mesh_lib.place_batch(self._mesh, batch)
 
-  def _sums(self, params: Any, batch: dict, key: Any, seed: int) -> dict:
+  def prepare(self, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    """Masks a batch, and finds its segments.
+
+    Args:
+      batch: `input_ids` int32 [B, S], `row_id` and `epoch` int32 [B], and for
+        pairs `next_sentence_labels` int32 [B]. The whole batch of a step: the
+        rows' weights depend on all of it.
+
+    Returns:
+      What `loss_sums` takes.
+    """
+    batch = self._masked(batch, self._config.seed)
+    if self._is_paired:
+      # The sum of all losses is divided by the number of masked tokens of the
+      # whole batch, so that of B rows is scaled to come out as their mean.
+      rows = batch['next_sentence_weights']
+      scale = batch['masked_weights'].sum() / rows.sum()
+      batch['next_sentence_weights'] = rows * scale
+    return batch
+
+  def _segments(self, input_ids: jax.Array) -> dict[str, jax.Array]:
+    ids = self._tokenizer
+    return {
+      'segment_ids': segments.segment_ids(
+        input_ids, cls_id=ids.cls_id, pad_id=ids.pad_id
+      ),
+      'token_type_ids': segments.token_type_ids(
+        input_ids, cls_id=ids.cls_id, sep_id=ids.sep_id, pad_id=ids.pad_id
+      ),
+    }
+
+  def _masked(self, batch: dict, seed: int) -> dict:
     tokenizer, input_ids = self._tokenizer, batch['input_ids']
+    data = self._config.data
+    maskable = masking.maskable_tokens(input_ids, tokenizer.special_ids)
+    continues = None
+    if data.whole_word_mask:
+      continues = masking.word_continuations(
+        input_ids, maskable, tokenizer.is_continuation
+      )
     masked = masking.mask_tokens(
       masking.row_keys(seed, batch['epoch'], batch['row_id']),
       input_ids,
-      masking.maskable_tokens(input_ids, tokenizer.special_ids),
+      maskable,
       num_predictions=masking.default_num_predictions(
-        input_ids.shape[1], self._config.data.mask_ratio
+        input_ids.shape[1], data.mask_ratio
       ),
-      ratio=self._config.data.mask_ratio,
+      ratio=data.mask_ratio,
       mask_id=tokenizer.mask_id,
       random_ids=tokenizer.random_ids,
+      continues=continues,
     )
-    logits = self._apply(
+    masked |= self._segments(input_ids)
+    weight = batch.get('weight', jnp.ones(len(input_ids), jnp.float32))
+    masked['masked_weights'] *= weight[:, None]
+    if self._is_paired:
+      masked['next_sentence_labels'] = batch['next_sentence_labels']
+      masked['next_sentence_weights'] = weight
+    return masked
+
+  def _sums(self, params: Any, batch: dict, key: Any) -> dict:
+    outputs = self._apply(
       params,
-      masked['input_ids'],
-      segment_ids=batch['segment_ids'],
-      key=key,
-      masked_positions=masked['masked_positions'],
+      batch['input_ids'],
+      batch['token_type_ids'],
+      batch['segment_ids'],
+      key,
+      masked_positions=batch['masked_positions'],
     )
-    labels, weights = masked['masked_labels'], masked['masked_weights']
-    if 'weight' in batch:
-      weights = weights * batch['weight'][:, None]
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    correct = (logits.argmax(-1) == labels).astype(jnp.float32)
-    return {
-      'loss': ((losses * weights).sum(), weights.sum()),
-      'accuracy': ((correct * weights).sum(), weights.sum()),
-    }
+    words = outputs[0] if self._has_next_sentence else outputs
+    loss, accuracy = _loss_and_accuracy(
+      words, batch['masked_labels'], batch['masked_weights']
+    )
+    sums = {'masked_loss': loss, 'accuracy': accuracy}
+    if self._is_paired:
+      loss, accuracy = _loss_and_accuracy(
+        outputs[1],
+        batch['next_sentence_labels'],
+        batch['next_sentence_weights'],
+      )
+      sums |= {'next_sentence_loss': loss, 'next_sentence_accuracy': accuracy}
+    return sums
 
   def loss_sums(self, params: Any, batch: dict, key: Any) -> dict:
-    """Cross entropy and accuracy at the masked positions.
+    """Cross entropy and accuracy at the masked positions, and of pairs.
 
     Args:
       params: of the model.
-      batch: ids int32 [B, S], with `segment_ids`, `row_id` and `epoch`.
+      batch: as `prepare` gives it, or some of its rows.
       key: of the dropout, or None.
 
     Returns:
-      (sum, weight) by name of `metric_names`.
+      (sum, weight) by name of `metric_names`. `loss` is of masked tokens; of
+      pairs it is the sum of `masked_loss` and `next_sentence_loss`.
     """
-    return self._sums(params, batch, key, self._config.seed)
+    sums = self._sums(params, batch, key)
+    if not self._is_paired:
+      return {'loss': sums['masked_loss'], 'accuracy': sums['accuracy']}
+    loss, weight = sums['masked_loss']
+    return sums | {'loss': (loss + sums['next_sentence_loss'][0], weight)}
 
   def _heldout_batches(self) -> Iterator[dict]:
     for batch in batches_lib.eval_batches(
-      {'input_ids': self._heldout}, config_lib.evaluation_rows(self._config)
+      self._heldout, config_lib.evaluation_rows(self._config)
     ):
       yield self.place(batch | {'epoch': np.zeros_like(batch['row_id'])})
 
   def evaluate(self, params: Any) -> Evaluation:
-    """Loss, accuracy and perplexity of the held-out rows, if there are any."""
+    """Loss, accuracy and perplexity of the held-out rows, if there are any.
+
+    Perplexity is of the masked words; of pairs there are also the parts of
+    the loss and the accuracy of the next-sentence prediction.
+    """
     if not self.num_heldout:
       say('no document is held out, so there is nothing to evaluate on.')
       return Evaluation({})
-    sums = evaluation_lib.evaluate_sums(
+    means = evaluation_lib.evaluate_sums(
       self._evaluate_batch, params, self._heldout_batches()
     )
-    perplexity = float(np.exp(sums['loss']))
-    return Evaluation({'heldout': sums | {'perplexity': perplexity}})
+    loss = means['masked_loss']
+    metrics = {'loss': loss + means.get('next_sentence_loss', 0.0)}
+    metrics |= {k: means[k] for k in self.metric_names if k != 'loss'}
+    metrics['perplexity'] = float(np.exp(loss))
+    return Evaluation({'heldout': metrics})
 
   def report(self, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
     """What `results.json` says of a model with these metrics."""
@@ -141,6 +226,38 @@ class MaskedModel:
   @functools.cached_property
   def attention_entropy(self) -> Callable[[Any], dict[str, float]]:
     """Parameters to numbers about attention on held-out rows, unmasked."""
-    return evaluation_lib.watch_attention(
-      self._model, next(self._heldout_batches(), None)
-    )
+    sample = next(self._heldout_batches(), None)
+    if sample is not None:
+      sample |= jax.jit(self._segments)(sample['input_ids'])
+    return evaluation_lib.watch_attention(self._model, sample)
+
+
+def arrays_of(
+  rows: np.ndarray, labels: np.ndarray | None
+) -> dict[str, np.ndarray]:
+  """What batches of a corpus are gathered from.
+
+  Args:
+    rows: ids [N, S].
+    labels: of pairs, uint8 [N]: 0 if the second text follows; else None.
+
+  Returns:
+    `input_ids`, and of pairs `next_sentence_labels`.
+  """
+  arrays = {'input_ids': rows}
+  if labels is not None:
+    arrays['next_sentence_labels'] = labels
+  return arrays
+
+
+def _loss_and_accuracy(
+  logits: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]:
+  """(sum, weight) of both, from [..., C] and twice [...]."""
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  correct = (logits.argmax(-1) == labels).astype(jnp.float32)
+  weight = weights.sum()
+  return (
+    ((losses * weights).sum(), weight),
+    ((correct * weights).sum(), weight),
+  )

@@ -15,7 +15,7 @@ from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import masking, toy
 from shared_bert.data.corpus import Corpus
 from shared_bert.errors import UserError
-from shared_bert.masked_model import MaskedModel
+from shared_bert.masked_model import MaskedModel, arrays_of
 from shared_bert.model import flops, parameters
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
@@ -67,7 +67,11 @@ def pretrain(
   corpora = open_corpora(config, start)
   tokenizer = corpora[-1].tokenizer
   rows = [
-    batches_lib.Rows({'input_ids': corpus.train}, train.batch_size, config.seed)
+    batches_lib.Rows(
+      arrays_of(corpus.train, corpus.train_labels),
+      train.batch_size,
+      config.seed,
+    )
     for corpus in corpora
   ]
 
@@ -76,10 +80,10 @@ def pretrain(
     config, tokenizer.vocab_size, jax.default_backend()
   )
   masked_models = [
-    MaskedModel(
-      model, config, tokenizer, _heldout(config, corpus, options), mesh
+    MaskedModel(model, config, tokenizer, heldout, mesh, heldout_labels)
+    for heldout, heldout_labels in (
+      _heldout(config, corpus, options) for corpus in corpora
     )
-    for corpus in corpora
   ]
   masked_model = masked_models[0]
 
@@ -127,6 +131,8 @@ def pretrain(
       f'text        {of_stage.num_rows:,} rows of {corpus.seq_len} tokens, '
       f'{its_model.num_heldout:,} held out; {tokenizer.vocab_size:,} '
       f'word pieces; {config.data.mask_ratio:.0%} masked'
+      + (', whole words' if config.data.whole_word_mask else '')
+      + ('; pairs: next sentences too' if corpus.has_pairs else '')
       for corpus, of_stage, its_model in zip(
         corpora, rows, masked_models, strict=True
       )
@@ -148,6 +154,7 @@ def pretrain(
     start=start,
     make_params=make_params,
     loss_function=masked_model.loss_sums,
+    prepare=masked_model.prepare,
     metric_names=masked_model.metric_names,
     optimizer=optimizer_lib.of_config(train),
     learning_rate=schedule,
@@ -200,12 +207,13 @@ def _batch_key(train: ConfigDict, part: Part) -> str:
 
 def _heldout(
   config: ConfigDict, corpus: Corpus, options: Options
-) -> np.ndarray:
-  """The held-out rows to evaluate on, ids [N, S]."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """The held-out rows to evaluate on, ids [N, S], and labels [N] of pairs."""
   count = config.data.heldout_rows or len(corpus.heldout)
   if options.dry_run:
     count = min(count, config.train.batch_size)
-  return corpus.heldout[:count]
+  labels = corpus.heldout_labels
+  return corpus.heldout[:count], None if labels is None else labels[:count]
 
 
 def open_corpora(
@@ -230,6 +238,11 @@ def open_corpora(
       raise UserError(
         f'{folder} and {last} have different vocabularies: prepare the one '
         'with that of the other, --vocab=….'
+      )
+    if corpus.has_pairs != corpora[-1].has_pairs:
+      raise UserError(
+        f'of {folder} and {last} one has rows of sentence pairs and the other '
+        'has not: prepare both with --pairs, or neither.'
       )
     if corpus.seq_len > config.model.max_positions:
       raise UserError(

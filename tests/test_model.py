@@ -14,6 +14,7 @@ from shared_bert.model.encoder import (
 )
 from shared_bert.model.heads import (
   BertForMaskedLM,
+  BertForPreTraining,
   BertForQuestionAnswering,
   BertForSequenceClassification,
 )
@@ -205,6 +206,10 @@ def test_heads_return_float32_of_the_documented_shapes(dtype):
     )
 
   assert shapes(BertForMaskedLM) == ((3, 12, VOCAB_SIZE), 'float32')
+  assert shapes(BertForPreTraining) == (
+    ((3, 12, VOCAB_SIZE), 'float32'),
+    ((3, 2), 'float32'),
+  )
   assert shapes(BertForSequenceClassification, 5) == ((3, 5), 'float32')
   assert shapes(BertForQuestionAnswering) == (
     ((3, 12), 'float32'),

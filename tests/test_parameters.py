@@ -17,6 +17,7 @@ from shared_bert.model.config import ATTENTIONS, SIZES, BertConfig
 from shared_bert.model.encoder import BertModel
 from shared_bert.model.heads import (
   BertForMaskedLM,
+  BertForPreTraining,
   BertForQuestionAnswering,
   BertForSequenceClassification,
 )
@@ -54,6 +55,7 @@ def head_shapes(model, *args):
 def describe_heads():
   return {
     'BertForMaskedLM': head_shapes(BertForMaskedLM),
+    'BertForPreTraining': head_shapes(BertForPreTraining),
     'BertForSequenceClassification, 3 outputs': head_shapes(
       BertForSequenceClassification, 3
     ),

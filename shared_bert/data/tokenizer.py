@@ -15,6 +15,7 @@ import json
 import pathlib
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
@@ -38,6 +39,7 @@ class Tokenizer:
     special_ids: those five ids, ascending.
     random_ids: `(low, high)`, the widest half-open range of ids that holds no
       special token: what a masked position may be replaced by at random.
+    is_continuation: bool [V], read-only: which tokens go on with a word, `##…`.
     lowercase: whether text is lower-cased and stripped of accents.
     sha256: hex digest over the vocabulary and `lowercase`. Two tokenizers
       with the same digest encode every text alike.
@@ -69,6 +71,8 @@ class Tokenizer:
     bounds = (-1, *self.special_ids, self.vocab_size)
     gaps = [(a + 1, b) for a, b in itertools.pairwise(bounds)]
     self.random_ids = max(gaps, key=lambda gap: gap[1] - gap[0])
+    self.is_continuation = np.array([t.startswith('##') for t in self.vocab])
+    self.is_continuation.flags.writeable = False
     self.sha256 = _digest(self.vocab, self.lowercase)
     self._engine = _engine(
       models.WordPiece(

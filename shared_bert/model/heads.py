@@ -1,4 +1,4 @@
-"""What is put on the encoder: masked words, classes, scores, spans.
+"""What is put on the encoder: words, next sentences, classes, scores, spans.
 
 The encoder sits at `encoder` and the pooler at `pooler` in each of them, so
 that pre-trained parameters find their place by name.
@@ -17,8 +17,8 @@ def _key_for(key: jax.Array | None, number: int) -> jax.Array | None:
   return None if key is None else jax.random.fold_in(key, number)
 
 
-class BertForMaskedLM(nnx.Module):
-  """Predicts the words at chosen positions; the decoder is the embedding."""
+class _WordPrediction(nnx.Module):
+  """An encoder and what predicts words; the decoder is the embedding."""
 
   def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
     width = config.hidden_size
@@ -26,6 +26,20 @@ class BertForMaskedLM(nnx.Module):
     self.transform = dense(config, width, width, rngs=rngs)
     self.norm = layer_norm(config, rngs=rngs)
     self.decoder_bias = nnx.Param(jnp.zeros((config.vocab_size,)))
+
+  def words(
+    self, x: jax.Array, masked_positions: jax.Array | None
+  ) -> jax.Array:
+    """[B, S, D] and int32 [B, P] or None to logits, float32 [B, P, V]."""
+    if masked_positions is not None:
+      x = jnp.take_along_axis(x, masked_positions[:, :, None], axis=1)
+    x = self.norm(jax.nn.gelu(self.transform(x), approximate=False))
+    logits = self.encoder.embeddings.word.attend(x)
+    return logits.astype(jnp.float32) + self.decoder_bias[...]
+
+
+class BertForMaskedLM(_WordPrediction):
+  """Predicts the words at chosen positions."""
 
   def __call__(
     self,
@@ -50,11 +64,46 @@ class BertForMaskedLM(nnx.Module):
       float32 [B, P, V].
     """
     x = self.encoder(input_ids, token_type_ids, segment_ids, key)
-    if masked_positions is not None:
-      x = jnp.take_along_axis(x, masked_positions[:, :, None], axis=1)
-    x = self.norm(jax.nn.gelu(self.transform(x), approximate=False))
-    logits = self.encoder.embeddings.word.attend(x)
-    return logits.astype(jnp.float32) + self.decoder_bias[...]
+    return self.words(x, masked_positions)
+
+
+class BertForPreTraining(_WordPrediction):
+  """Predicts words, and whether the second text follows the first.
+
+  As google-research/bert, run_pretraining.py, `get_next_sentence_output`: two
+  classes from the pooled [CLS], without dropout between.
+  """
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    super().__init__(config, rngs=rngs)
+    self.pooler = Pooler(config, rngs=rngs)
+    self.next_sentence = dense(config, config.hidden_size, 2, rngs=rngs)
+
+  def __call__(
+    self,
+    input_ids: jax.Array,
+    token_type_ids: jax.Array | None = None,
+    segment_ids: jax.Array | None = None,
+    key: jax.Array | None = None,
+    *,
+    masked_positions: jax.Array | None = None,
+  ) -> tuple[jax.Array, jax.Array]:
+    """As `BertForMaskedLM`, of rows with one segment each.
+
+    Args:
+      input_ids: int32 [B, S].
+      token_type_ids: int32 [B, S] or None.
+      segment_ids: int32 [B, S] or None.
+      key: random key of the dropout, or None in evaluation.
+      masked_positions: int32 [B, P] or None.
+
+    Returns:
+      Logits over the vocabulary, float32 [B, P, V], and over whether the
+      second text follows (0) or is a random one (1), float32 [B, 2].
+    """
+    x = self.encoder(input_ids, token_type_ids, segment_ids, key)
+    next_sentence = self.next_sentence(self.pooler(x))
+    return self.words(x, masked_positions), next_sentence.astype(jnp.float32)
 
 
 class BertForSequenceClassification(nnx.Module):

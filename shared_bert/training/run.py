@@ -24,6 +24,7 @@ from shared_bert.training.logging import MetricLog, say
 from shared_bert.training.loop import Batches, LoopSettings, train
 from shared_bert.training.phases import Phase, Position
 from shared_bert.training.step import (
+  Batch,
   LossFunction,
   abstract_state,
   init_state,
@@ -102,6 +103,7 @@ def run(
   start: Checkpoint | None,
   make_params: Callable[[], Any],
   loss_function: LossFunction,
+  prepare: Callable[[Batch], Batch] = lambda batch: batch,
   metric_names: tuple[str, ...],
   optimizer: optax.GradientTransformation,
   learning_rate: Callable[[float], float],
@@ -126,6 +128,7 @@ def run(
     start: checkpoint whose parameters a new run begins with, or None.
     make_params: traced; the initial parameters.
     loss_function: as for `make_train_step`.
+    prepare: as for `make_train_step`.
     metric_names: those it returns.
     optimizer: of optax; its updates are those of a learning rate of 1.
     learning_rate: of the share of the run that is done.
@@ -196,6 +199,7 @@ def run(
     optimizer,
     seed=config['seed'],
     log_every=config['train']['log_every'],
+    prepare=prepare,
   )
   try:
     state, evaluation, seconds = train(

@@ -14,7 +14,8 @@ from shared_bert.training.mesh import state_shardings
 # A (sum, weight) pair of float32 scalars a name: added up over micro-batches,
 # devices and steps, and divided once.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
-LossFunction = Callable[[Any, dict[str, jax.Array], jax.Array | None], Sums]
+Batch = dict[str, jax.Array]
+LossFunction = Callable[[Any, Batch, jax.Array | None], Sums]
 
 
 class TrainState(TypedDict):
@@ -113,6 +114,7 @@ def make_train_step(
   *,
   seed: int,
   log_every: int,
+  prepare: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Callable[[TrainState, dict, float, int], tuple[TrainState, Sums]]:
   """Compiles the step, once for each shape of batch and accumulation.
 
@@ -123,6 +125,9 @@ def make_train_step(
     optimizer: of optax; its updates are those of a learning rate of 1.
     seed: of the dropout, which is drawn from (seed, step, micro-batch).
     log_every: steps after which the window of metrics starts anew.
+    prepare: makes of a batch what the loss function takes, the whole batch at
+      once, before it is cut: arrays [B, ...], with `segment_ids` int32 [B, S]
+      among them, 0 on padding, by which tokens are counted.
 
   Returns:
     A function of (state, batch, learning rate, accumulation), which gives the
@@ -165,6 +170,7 @@ def make_train_step(
   def train_step(
     state: TrainState, batch, learning_rate, dropout_key, accumulation
   ) -> tuple[TrainState, Sums]:
+    batch = prepare(batch)
     key = jax.random.fold_in(dropout_key, state['step'])
     grads, sums = accumulated(state['params'], batch, key, accumulation)
     # A batch without a single target has no gradient, rather than 0/0.

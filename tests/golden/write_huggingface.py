@@ -32,7 +32,7 @@ def random_bert(sizes: dict[str, int], seed: int = 0) -> Any:
     seed: of the numbers, which come from NumPy and not from PyTorch.
 
   Returns:
-    A `BertForPreTraining` (encoder, pooler, MLM head) in float64, evaluating.
+    A `BertForPreTraining` (encoder, pooler, both heads) in float64, evaluating.
   """
   import torch
   import transformers
@@ -88,28 +88,31 @@ def run(model: Any, rows: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     rows: what `random_rows` gave.
 
   Returns:
-    float32 `hidden` [B, S, D], `pooled` [B, D] and `logits` [B, S, V].
+    float32 `hidden` [B, S, D], `pooled` [B, D], `logits` [B, S, V] and
+    `next_sentence` [B, 2].
   """
   import torch
 
   inputs = {name: torch.from_numpy(row).long() for name, row in rows.items()}
   with torch.inference_mode():
     output = model.bert(**inputs)
-    logits = model.cls.predictions(output.last_hidden_state)
+    logits, next_sentence = model.cls(
+      output.last_hidden_state, output.pooler_output
+    )
   tensors = {
     'hidden': output.last_hidden_state,
     'pooled': output.pooler_output,
     'logits': logits,
+    'next_sentence': next_sentence,
   }
   return {name: x.numpy().astype(np.float32) for name, x in tensors.items()}
 
 
 def weights(model: Any) -> dict[str, np.ndarray]:
-  """The model's parameters, float32, without those of next-sentence."""
+  """The model's parameters, float32."""
   return {
     name: parameter.detach().numpy().astype(np.float32)
     for name, parameter in model.named_parameters()
-    if 'seq_relationship' not in name
   }
 
 
