@@ -23,6 +23,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from shared_bert import stopping
 from shared_bert.errors import Preempted, UserError
 from shared_bert.training.workdir import flatten
 
@@ -54,6 +55,9 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
   Returns:
     The exit code.
   """
+  for name in ('stdout', 'stderr'):
+    if getattr(sys, name) is None:  # closed, as by `>&-`: nobody listens
+      setattr(sys, name, open(os.devnull, 'w'))
   for stream in (sys.stdout, sys.stderr):
     # A path or a sentence must not fail for a terminal without its letters.
     if hasattr(stream, 'reconfigure'):
@@ -63,7 +67,7 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
       print(_help(sys.modules[command.__module__]))
     else:
       _parse(argv)
-      with _terminable():
+      with _stoppable():
         command()
     sys.stdout.flush()
   except Preempted as error:
@@ -78,8 +82,9 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
       file=sys.stderr,
     )
     return 1
-  except KeyboardInterrupt:
-    print('interrupted; what was saved is kept.', file=sys.stderr)
+  except KeyboardInterrupt as error:
+    what = str(error) or 'what was saved is kept.'
+    print(f'interrupted; {what}', file=sys.stderr)
     return 130
   except Exception as error:
     sentence = _sentence(error)
@@ -96,11 +101,26 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-  """SIGTERM outside of training, which saves first, is a preemption too."""
+def _stoppable() -> Iterator[None]:
+  """Ends the command on a signal outside of training, which saves first.
+
+  An exception that a handler raises is dropped where Python happens to be in
+  a destructor or a callback of the garbage collector. So the wish is kept
+  too, for training to act on after its first step, and a further signal ends
+  the process whatever it is in.
+  """
 
   def stop(number: int, frame: Any) -> None:
-    del number, frame
+    del frame
+    name = signal.Signals(number).name
+    if stopping.asked_to_stop():
+      # Not `print`, which the signal may have come amidst.
+      with contextlib.suppress(OSError):
+        os.write(2, f'stopped at once by a further {name}.\n'.encode())
+      os._exit(75 if number == signal.SIGTERM else 130)
+    stopping.ask(name)
+    if number == signal.SIGINT:
+      raise KeyboardInterrupt
     raise Preempted(
       'stopped by SIGTERM; what was saved is kept, and the same command goes '
       'on from there.'
@@ -109,11 +129,19 @@ def _terminable() -> Iterator[None]:
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  before = signal.signal(signal.SIGTERM, stop)
+  stopping.ask(None)
+  before = {
+    number: signal.signal(number, stop)
+    for number in (signal.SIGTERM, signal.SIGINT)
+    # Ignored, as by `nohup` or in the background of a script: it stays so.
+    if signal.getsignal(number) is not signal.SIG_IGN
+  }
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
+    stopping.ask(None)
 
 
 def config_of(flag: flags.FlagHolder) -> tuple[ConfigDict, str]:
