@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the user can mend it, 75 preempted (start me again),
 import contextlib
 import difflib
 import errno
+import itertools
 import os
 import pathlib
 import re
@@ -164,6 +165,20 @@ def config_of(flag: flags.FlagHolder) -> tuple[ConfigDict, str]:
   return flag.value, named.partition(':')[0]
 
 
+def expand_home(paths: str) -> str:
+  """Paths with commas between, `~` replaced: few shells do it after a `=`."""
+  return ','.join(map(os.path.expanduser, paths.split(',')))
+
+
+def expand_homes(config: ConfigDict) -> None:
+  """Replaces `~` at the beginning of every text of a config."""
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      expand_homes(value)
+    elif isinstance(value, str) and '~' in value:
+      config[key] = expand_home(value)
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
   """The dotted name that was most likely meant, if any comes near."""
   known = list(known)
@@ -234,10 +249,13 @@ def _explain_config(argv: Sequence[str]) -> None:
   """
   arguments = list(argv[1:])
   named = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
-  if '--config' in arguments[:-1]:
-    named.append(arguments[arguments.index('--config') + 1])
+  named += [b for a, b in itertools.pairwise(arguments) if a == '--config']
   if 'config' not in flags.FLAGS or not named:
     return
+  if len(named) > 1:
+    raise UserError(
+      f'--config is given {len(named)} times ({", ".join(named)}): name one.'
+    )
   config = _load_config(named[-1])
   keys = list(flatten(config.to_dict()))
   for argument in arguments:
@@ -264,6 +282,10 @@ def _load_config(named: str) -> ConfigDict:
     UserError: with the line of the file, if it does not make one.
   """
   path, colon, argument = named.partition(':')
+  if pathlib.Path(path).is_dir() and path:
+    raise UserError(
+      f'there is no config {path}: it is a folder; name a file in it.'
+    )
   if not pathlib.Path(path).is_file():
     what = path if path else 'without a name'
     raise UserError(f'there is no config {what}: see the folder configs.')
