@@ -78,7 +78,9 @@ def _command() -> None:
     if not _DRY_RUN.value:
       raise
     # Nothing to go on from, whatever the job says.
-    raise type(error)('stopped; a dry run keeps nothing.') from error
+    if isinstance(error, KeyboardInterrupt):
+      raise KeyboardInterrupt('a dry run keeps nothing.') from error
+    raise Preempted('stopped; a dry run keeps nothing.') from error
 
 
 def run(argv: Sequence[str]) -> int:

@@ -10,8 +10,9 @@ import sys
 import time
 
 import pytest
+from absl.testing import flagsaver
 
-from shared_bert import command_line, stopping
+from shared_bert import command_line, main, stopping, validation
 from shared_bert.errors import Preempted, UserError
 from tests import tiny
 from tests.bad_input import ROOT, assert_refused
@@ -340,3 +341,26 @@ def test_a_further_signal_ends_a_command_that_did_not_heed_the_first(
   )
   assert done.returncode == code
   assert done.stderr == f'stopped at once by a further {number.name}.\n'
+
+
+# ml_collections reads configs so on Python 3.11.
+@pytest.mark.filterwarnings('ignore:the load_module')
+@pytest.mark.parametrize(
+  ('error', 'code', 'words'),
+  [
+    (Preempted, 75, 'stopped; a dry run keeps nothing.\n'),
+    (KeyboardInterrupt, 130, 'interrupted; a dry run keeps nothing.\n'),
+  ],
+)
+def test_a_dry_run_that_is_stopped_says_that_nothing_is_kept(
+  error, code, words, capsys, monkeypatch
+):
+  def stop(config):
+    raise error('what was saved is kept.')
+
+  monkeypatch.setattr(validation, 'validate', stop)
+  argv = ['main', *shlex.split(TOY), '--dry_run']
+  monkeypatch.setattr(sys, 'argv', argv)
+  with flagsaver.flagsaver():
+    assert main.run(argv) == code
+  assert capsys.readouterr().err == words

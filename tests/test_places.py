@@ -1,4 +1,4 @@
-"""Where a run is put, and what it is told of: odd places, no room, no stdout."""
+"""Where a run is put, and what is odd there: homes, links, no room."""
 
 import os
 import shutil
