@@ -16,6 +16,7 @@ from shared_bert.errors import UserError
 from shared_bert.model.config import BertConfig
 
 TASK_SOURCES = ('tfds', 'local', 'files', 'toy')
+MOST_STEPS = 2**31 - 1  # which the device counts in 32 bits
 
 
 def _model() -> ConfigDict:
@@ -232,10 +233,21 @@ def model_config(config: ConfigDict, vocab_size: int, platform: str):
 
 
 def total_steps(config: ConfigDict, num_rows: int) -> int:
-  """Optimiser steps of a run over `num_rows` training rows."""
-  if config.train.steps is not None:
-    return config.train.steps
-  return max(1, round(config.train.epochs * num_rows / config.train.batch_size))
+  """Optimiser steps of a run over `num_rows` training rows.
+
+  Raises:
+    UserError: if there are more than can be counted.
+  """
+  train = config.train
+  if train.steps is not None:
+    return train.steps
+  total = max(1, round(train.epochs * num_rows / train.batch_size))
+  if total > MOST_STEPS:
+    raise UserError(
+      f'train.epochs={train.epochs} of {num_rows:,} rows are {total:,} steps, '
+      f'and there can be {MOST_STEPS:,}: lower it.'
+    )
+  return total
 
 
 def warmup_steps(config: ConfigDict, total: int) -> int:

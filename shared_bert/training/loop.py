@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 
+from shared_bert import stopping
 from shared_bert.errors import Preempted, UserError
 from shared_bert.model.inspection import diagonals
 from shared_bert.training.checkpoint import Checkpoints
@@ -107,6 +108,8 @@ class _StopSignals:
         self._before[number] = signal.signal(number, self._ask)
       except ValueError:  # not the main thread, as in a notebook's executor
         break
+    # Asked before, where the exception for it was dropped.
+    self.asked = self.asked or stopping.asked_to_stop()
     return self
 
   def __exit__(self, *_):

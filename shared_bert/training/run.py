@@ -1,5 +1,6 @@
 """From parameters and a loss to a finished run: what both jobs share."""
 
+import contextlib
 import dataclasses
 import pathlib
 import platform
@@ -59,8 +60,9 @@ class Options:
     first, colon, last = profile.partition(':')
     if not (
       colon
-      and first.isdigit()
-      and last.isdigit()
+      and (first + last).isascii()
+      and first.isdecimal()
+      and last.isdecimal()
       and 1 <= int(first) <= int(last)
     ):
       raise UserError(
@@ -174,13 +176,6 @@ def run(
     state = init_state(*parts)
     if start is not None:
       state['params'] = take_over(state['params'], start)
-  log = MetricLog(
-    workdir,
-    config,
-    resume_step=int(state['step']),
-    tensorboard=config['tensorboard'],
-  )
-  log.write_text(0, 'plan', plan)
   train_step = make_train_step(
     loss_function,
     optimizer,
@@ -188,7 +183,15 @@ def run(
     accumulation=config['train']['accumulation'],
     log_every=config['train']['log_every'],
   )
-  try:
+  log = MetricLog(
+    workdir,
+    config,
+    resume_step=int(state['step']),
+    tensorboard=config['tensorboard'],
+  )
+  # The log goes first: a disk too full for it must not leave a save behind.
+  with contextlib.closing(checkpoints), contextlib.closing(log):
+    log.write_text(0, 'plan', plan)
     state, evaluation, seconds = train(
       settings,
       state,
@@ -206,9 +209,6 @@ def run(
       seconds=seconds,
     )
     log.finish()
-  finally:
-    log.close()
-    checkpoints.close()
   best_step = checkpoints.best()
   best = None
   if best_step is not None:
