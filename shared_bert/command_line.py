@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the user can mend it, 75 preempted (start me again),
 import contextlib
 import difflib
 import errno
+import itertools
 import os
 import pathlib
 import re
@@ -23,6 +24,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from shared_bert import stopping
 from shared_bert.errors import Preempted, UserError
 from shared_bert.training.workdir import flatten
 
@@ -54,6 +56,9 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
   Returns:
     The exit code.
   """
+  for name in ('stdout', 'stderr'):
+    if getattr(sys, name) is None:  # closed, as by `>&-`: nobody listens
+      setattr(sys, name, open(os.devnull, 'w'))
   for stream in (sys.stdout, sys.stderr):
     # A path or a sentence must not fail for a terminal without its letters.
     if hasattr(stream, 'reconfigure'):
@@ -63,7 +68,7 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
       print(_help(sys.modules[command.__module__]))
     else:
       _parse(argv)
-      with _terminable():
+      with _stoppable():
         command()
     sys.stdout.flush()
   except Preempted as error:
@@ -78,8 +83,9 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
       file=sys.stderr,
     )
     return 1
-  except KeyboardInterrupt:
-    print('interrupted; what was saved is kept.', file=sys.stderr)
+  except KeyboardInterrupt as error:
+    what = str(error) or 'what was saved is kept.'
+    print(f'interrupted; {what}', file=sys.stderr)
     return 130
   except Exception as error:
     sentence = _sentence(error)
@@ -96,11 +102,26 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def _terminable() -> Iterator[None]:
-  """SIGTERM outside of training, which saves first, is a preemption too."""
+def _stoppable() -> Iterator[None]:
+  """Ends the command on a signal outside of training, which saves first.
+
+  An exception that a handler raises is dropped where Python happens to be in
+  a destructor or a callback of the garbage collector. So the wish is kept
+  too, for training to act on after its first step, and a further signal ends
+  the process whatever it is in.
+  """
 
   def stop(number: int, frame: Any) -> None:
-    del number, frame
+    del frame
+    name = signal.Signals(number).name
+    if stopping.asked_to_stop():
+      # Not `print`, which the signal may have come amidst.
+      with contextlib.suppress(OSError):
+        os.write(2, f'stopped at once by a further {name}.\n'.encode())
+      os._exit(75 if number == signal.SIGTERM else 130)
+    stopping.ask(name)
+    if number == signal.SIGINT:
+      raise KeyboardInterrupt
     raise Preempted(
       'stopped by SIGTERM; what was saved is kept, and the same command goes '
       'on from there.'
@@ -109,11 +130,19 @@ def _terminable() -> Iterator[None]:
   if threading.current_thread() is not threading.main_thread():
     yield
     return
-  before = signal.signal(signal.SIGTERM, stop)
+  stopping.ask(None)
+  before = {
+    number: signal.signal(number, stop)
+    for number in (signal.SIGTERM, signal.SIGINT)
+    # Ignored, as by `nohup` or in the background of a script: it stays so.
+    if signal.getsignal(number) is not signal.SIG_IGN
+  }
   try:
     yield
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
+    stopping.ask(None)
 
 
 def config_of(flag: flags.FlagHolder) -> tuple[ConfigDict, str]:
@@ -134,6 +163,20 @@ def config_of(flag: flags.FlagHolder) -> tuple[ConfigDict, str]:
   if not isinstance(flag.value, ConfigDict):
     _load_config(named)  # says why
   return flag.value, named.partition(':')[0]
+
+
+def expand_home(paths: str) -> str:
+  """Paths with commas between, `~` replaced: few shells do it after a `=`."""
+  return ','.join(map(os.path.expanduser, paths.split(',')))
+
+
+def expand_homes(config: ConfigDict) -> None:
+  """Replaces `~` at the beginning of every text of a config."""
+  for key, value in config.items():
+    if isinstance(value, ConfigDict):
+      expand_homes(value)
+    elif isinstance(value, str) and '~' in value:
+      config[key] = expand_home(value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -206,10 +249,13 @@ def _explain_config(argv: Sequence[str]) -> None:
   """
   arguments = list(argv[1:])
   named = [a.partition('=')[2] for a in arguments if a.startswith('--config=')]
-  if '--config' in arguments[:-1]:
-    named.append(arguments[arguments.index('--config') + 1])
+  named += [b for a, b in itertools.pairwise(arguments) if a == '--config']
   if 'config' not in flags.FLAGS or not named:
     return
+  if len(named) > 1:
+    raise UserError(
+      f'--config is given {len(named)} times ({", ".join(named)}): name one.'
+    )
   config = _load_config(named[-1])
   keys = list(flatten(config.to_dict()))
   for argument in arguments:
@@ -236,6 +282,10 @@ def _load_config(named: str) -> ConfigDict:
     UserError: with the line of the file, if it does not make one.
   """
   path, colon, argument = named.partition(':')
+  if pathlib.Path(path).is_dir() and path:
+    raise UserError(
+      f'there is no config {path}: it is a folder; name a file in it.'
+    )
   if not pathlib.Path(path).is_file():
     what = path if path else 'without a name'
     raise UserError(f'there is no config {what}: see the folder configs.')

@@ -18,6 +18,7 @@ from shared_bert.model.config import BertConfig
 from shared_bert.training.phases import Course, Part, lay_out
 
 TASK_SOURCES = ('tfds', 'local', 'files', 'toy')
+MOST_STEPS = 2**31 - 1  # which the device counts in 32 bits
 
 
 def _model() -> ConfigDict:
@@ -260,12 +261,14 @@ def model_config(config: ConfigDict, vocab_size: int, platform: str):
 def recorded(config: ConfigDict) -> dict:
   """What `config.json` says of a run: without keys that did not count.
 
-  A checkpoint that is evaluated brings its model, and one that a task starts
-  from its vocabulary.
+  A checkpoint that is evaluated brings its model and the length of a task's
+  rows, and one that a task starts from its vocabulary.
   """
   kept = config.to_dict()
   if config.job == 'eval':
     del kept['model']
+    if 'task' in config.data:
+      del kept['data']['seq_len']
   if config.init_from and 'task' in config.data:
     del kept['data']['vocab_size']
   return kept
@@ -316,15 +319,25 @@ def course_of(
     config: of a run, validated.
     seq_lens: tokens in a row of each stage.
     num_rows: training rows, for a budget in epochs.
+
+  Raises:
+    UserError: if it has more steps than can be counted.
   """
   train, parts, lengths = config.train, parts_of(config), tuple(seq_lens)
   if train.steps is not None:
-    return Course(parts, lengths, steps=train.steps)
-  if train.epochs is not None:
-    return Course.of_rows(parts, lengths, train.epochs * num_rows)
-  if train.tokens is not None:
-    return Course.of_tokens(parts, lengths, train.tokens)
-  return Course(parts, lengths, seconds=3600 * train.hours)
+    course = Course(parts, lengths, steps=train.steps)
+  elif train.epochs is not None:
+    course = Course.of_rows(parts, lengths, train.epochs * num_rows)
+  elif train.tokens is not None:
+    course = Course.of_tokens(parts, lengths, train.tokens)
+  else:
+    course = Course(parts, lengths, seconds=3600 * train.hours)
+  if course.steps is not None and course.steps > MOST_STEPS:
+    raise UserError(
+      f'the run would have {course.steps:,} steps, and there can be '
+      f'{MOST_STEPS:,}: lower train.epochs or train.tokens.'
+    )
+  return course
 
 
 def warmup_of(config: ConfigDict, steps: int | None) -> float:

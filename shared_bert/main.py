@@ -15,6 +15,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from shared_bert import command_line, validation
+from shared_bert.errors import Preempted
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -69,9 +70,19 @@ def _run_job(config, workdir: pathlib.Path) -> None:
 
 def _command() -> None:
   config, path = command_line.config_of(_CONFIG)
-  validation.validate(config)
-  name = pathlib.Path(path).stem
-  _run_job(config, pathlib.Path(_WORKDIR.value or pathlib.Path('runs') / name))
+  command_line.expand_homes(config)
+  named = command_line.expand_home(_WORKDIR.value or '')
+  workdir = pathlib.Path(named or f'runs/{pathlib.Path(path).stem}')
+  try:
+    validation.validate(config)
+    _run_job(config, workdir)
+  except (Preempted, KeyboardInterrupt) as error:
+    if not _DRY_RUN.value:
+      raise
+    # Nothing to go on from, whatever the job says.
+    if isinstance(error, KeyboardInterrupt):
+      raise KeyboardInterrupt('a dry run keeps nothing.') from error
+    raise Preempted('stopped; a dry run keeps nothing.') from error
 
 
 def run(argv: Sequence[str]) -> int:

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from shared_bert import config as config_lib
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import masking, segments
+from shared_bert.data.row_files import RowFiles
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
@@ -233,8 +234,8 @@ class MaskedModel:
 
 
 def arrays_of(
-  rows: np.ndarray, labels: np.ndarray | None
-) -> dict[str, np.ndarray]:
+  rows: np.ndarray | RowFiles, labels: np.ndarray | None
+) -> dict[str, Any]:
   """What batches of a corpus are gathered from.
 
   Args:
@@ -244,7 +245,7 @@ def arrays_of(
   Returns:
     `input_ids`, and of pairs `next_sentence_labels`.
   """
-  arrays = {'input_ids': rows}
+  arrays: dict[str, Any] = {'input_ids': rows}
   if labels is not None:
     arrays['next_sentence_labels'] = labels
   return arrays

@@ -205,9 +205,9 @@ def _command() -> None:
   if not _OUTPUT.value:
     raise UserError('no --output is given: name the folder to make.')
   prepare(
-    _INPUT.value,
-    _OUTPUT.value,
-    vocab=_VOCAB.value,
+    [command_line.expand_home(pattern) for pattern in _INPUT.value],
+    command_line.expand_home(_OUTPUT.value),
+    vocab=_VOCAB.value and command_line.expand_home(_VOCAB.value),
     vocab_size=_VOCAB_SIZE.value,
     seq_len=_SEQ_LEN.value,
     lowercase=_LOWERCASE.value,

@@ -266,7 +266,9 @@ def open_corpus(
     UserError: if there is none, it was made for another `data.seq_len`, or
       the checkpoint has another vocabulary.
   """
-  corpus = _find_corpus(config.data, folder)
+  # An evaluation takes rows as they are.
+  seq_len = None if config.job == 'eval' else config.data.seq_len
+  corpus = _find_corpus(config.data, folder, seq_len)
   ours = corpus.tokenizer.sha256
   if checkpoint and checkpoint.metadata.get('tokenizer_sha256') != ours:
     raise UserError(
@@ -276,11 +278,11 @@ def open_corpus(
   return corpus
 
 
-def _find_corpus(data: ConfigDict, folder: str) -> Corpus:
+def _find_corpus(data: ConfigDict, folder: str, seq_len: int | None) -> Corpus:
   if data.source == 'toy':
     return toy.toy_corpus(data.seq_len)
   if folder:
-    return corpus_lib.open_corpus(folder, seq_len=data.seq_len)
+    return corpus_lib.open_corpus(folder, seq_len=seq_len)
   from shared_bert.prepare import prepare_text
 
   prepared = prepare_text(

@@ -50,7 +50,8 @@ def quickstart(
       'majority': after['majority']['test'],
     }
   workdir_lib.write_json(workdir / 'results.json', table)
-  _show(table, workdir)
+  if not options.dry_run:
+    _show(table, workdir)
   return table
 
 

@@ -88,6 +88,8 @@ def suite(
     )
   ]
   workdir_lib.write_json(workdir / 'results.json', results)
+  if options.dry_run:
+    return results
   _show(results, workdir)
   if len(tasks) > 1:
     _write_submission(files, workdir / 'submission.zip', seeds[0])

@@ -76,9 +76,35 @@ _BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     lambda value: 0 < value < 1,
     ('data.mask_ratio',),
   ),
+  (
+    f'must be at most {config_lib.MOST_STEPS}',
+    lambda value: value <= config_lib.MOST_STEPS,
+    (
+      'train.steps',
+      'train.epochs',
+      'train.warmup_steps',
+      'train.log_every',
+      'train.eval_every',
+      'train.checkpoint_every',
+      'train.keep_checkpoints',
+      'train.early_stopping',
+      'data.heldout_rows',
+    ),
+  ),
+  (
+    'must be at most 16777216',
+    lambda value: value <= 2**24,
+    (
+      'train.batch_size',
+      'data.eval_batch_size',
+      'data.seq_len',
+      'data.vocab_size',
+    ),
+  ),
   # JAX's keys are made of 32 bits.
   ('must be from 0 to 4294967295', lambda value: 0 <= value < 2**32, ('seed',)),
 )
+_JOBS = ('pretrain', 'finetune', 'eval', 'quickstart')
 # What the values of a tuple must be.
 _TUPLES: dict[str, tuple[type, str]] = {
   'seeds': (int, 'whole numbers, such as "(0,1,2)"'),
@@ -111,6 +137,7 @@ def validate(config: ConfigDict) -> None:
     'finetune': config_lib.finetune_defaults,
   }[kind]()
   _check_keys(config, defaults)
+  _check_job(config)
   if config.job not in (kind, 'eval'):
     raise UserError(
       f'job={config.job!r} does not go with these keys, which are those of '
@@ -135,6 +162,7 @@ def validate(config: ConfigDict) -> None:
 def _validate_quickstart(config: ConfigDict) -> None:
   _check_keys(config, config_lib.quickstart_defaults())
   _check_tuples(flatten(config.to_dict()))
+  _check_job(config)
   if config.job != 'quickstart':
     raise UserError(
       f'job={config.job!r} does not go with these keys, which are those of '
@@ -147,6 +175,13 @@ def _validate_quickstart(config: ConfigDict) -> None:
       one = copy.deepcopy(part)
       one.model.attention = attention
       validate(one)
+
+
+def _check_job(config: ConfigDict) -> None:
+  if config.job not in _JOBS:
+    raise UserError(
+      f'job={config.job!r} is not known: use one of {", ".join(_JOBS)}.'
+    )
 
 
 def _check_keys(config: ConfigDict, defaults: ConfigDict) -> None:

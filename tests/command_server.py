@@ -73,7 +73,8 @@ class CommandServer:
       *argv: its arguments.
       **settings: `devices=False` for a JAX that finds no device;
         `largest_file`, the bytes that fit a file; `humble=True` for a user
-        for whom permissions count, which for root they do not.
+        for whom permissions count, which for root they do not; `mute=True`
+        for one whose stdout is closed.
 
     Returns:
       How it ended.
@@ -115,18 +116,26 @@ def _serve() -> dict:
   sys.exit()
 
 
-def _run(module, argv, devices=True, largest_file=None, humble=False):
+def _run(
+  module, argv, devices=True, largest_file=None, humble=False, mute=False
+):
   """Runs a command and leaves."""
   signal.alarm(_SECONDS)
   if not devices:
     importlib.import_module('jax').config.update('jax_platforms', 'absent')
   if largest_file is not None:
+    # Or what was compiled would be kept for the next command, cut off.
+    jax = importlib.import_module('jax')
+    jax.config.update('jax_enable_compilation_cache', False)
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
   if humble and not os.geteuid():
     # Linux's capset(2), version 3: root without any capability.
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     if ctypes.CDLL(None).capset(header, (ctypes.c_uint32 * 6)()):
       sys.exit('capset failed')
+  if mute:
+    os.close(1)
+    sys.stdout = None  # as Python starts then
   sys.argv = [module, *argv]
   runpy.run_module(module, run_name='__main__', alter_sys=True)
 

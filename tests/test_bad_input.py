@@ -43,6 +43,7 @@ MAIN = {
   'a switch of another word': (f'{TOY} --dry_run=maybe', 'true or false'),
   'a profile of one step': (f'{TOY} --profile=3', 'START:STOP', '10:15'),
   'a profile backwards': (f'{TOY} --profile=3:2', '--profile=3:2', '10:15'),
+  'a profile of raised digits': (f'{TOY} --profile=²:3', '--profile=²:3'),
   'a profile from step 0': (f'{TOY} --profile=0:2', 'from 1 on'),
   # Keys.
   'a key misspelt': (
@@ -145,6 +146,18 @@ MAIN = {
     'cola, sst2',
   ),
   # Values.
+  'more steps than can be counted': (
+    f'{TOY} --config.train.steps=99999999999999999999',
+    'train.steps=99999999999999999999 must be at most 2147483647',
+  ),
+  'more epochs than can be counted': (
+    f'{GLUE} --config.train.epochs=1e12',
+    'train.epochs=1000000000000.0 must be at most 2147483647',
+  ),
+  'more rows than fit a batch': (
+    f'{TOY} --config.train.batch_size=4611686018427387904',
+    'train.batch_size=4611686018427387904 must be at most 16777216',
+  ),
   'no rows a batch': (f'{TOY} --config.train.batch_size=0', 'at least 1'),
   'no steps': (f'{TOY} --config.train.steps=0', 'train.steps=0', 'above 0'),
   'no epochs': (f'{GLUE} --config.train.epochs=0', 'train.epochs=0'),
@@ -240,7 +253,20 @@ MAIN = {
     'data.vocab=vocab.txt',
     'a checkpoint has its vocabulary',
   ),
-  'an unknown job': (f'{TOY} --config.job=sing', "job='sing'", 'job=pretrain'),
+  'an unknown job': (
+    f'{TOY} --config.job=evaluate',
+    "job='evaluate' is not known",
+    'use one of pretrain, finetune, eval, quickstart',
+  ),
+  'two configs': (
+    f'{TOY} {QUICKSTART}',
+    '--config is given 2 times',
+    'name one',
+  ),
+  'a folder of configs': (
+    '--config=configs/',
+    'no config configs/: it is a folder',
+  ),
   'the other job': (
     f'{TOY} --config.job=finetune',
     "job='finetune'",

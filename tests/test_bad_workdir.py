@@ -17,7 +17,7 @@ from tests.bad_input import (
   flipped,
   snapshot,
 )
-from tests.tiny_jobs import finetune_config, pretrain_config
+from tests.tiny_jobs import pretrain_config
 
 
 @pytest.fixture(scope='module')
@@ -55,9 +55,23 @@ def logged(damage):
 
 
 def log_is_a_folder(workdir):
-  unfinished(workdir)
   (workdir / 'metrics.jsonl').unlink()
   (workdir / 'metrics.jsonl').mkdir()
+
+
+def checkpoints_are_a_file(workdir):
+  shutil.rmtree(workdir / 'checkpoints')
+  (workdir / 'checkpoints').touch()
+
+
+def resulted(**changes):
+  """Results of which some are not what a run writes."""
+
+  def change(workdir):
+    path = workdir / 'results.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+  return change
 
 
 def no_checkpoint_is_intact(workdir):
@@ -143,6 +157,51 @@ WORKDIRS = {
     'results.json is damaged',
     'remove it',
   ),
+  'with results of another job': (
+    resulted(job='eval'),
+    [],
+    'results.json is damaged',
+  ),
+  'with results that are no splits': (
+    resulted(metrics=5),
+    [],
+    'results.json is damaged',
+  ),
+  'with a split that is no dict': (
+    resulted(metrics={'dev': 3}),
+    [],
+    'results.json is damaged',
+  ),
+  'with a metric that is no number': (
+    resulted(metrics={'dev': {'accuracy': None}}),
+    [],
+    'results.json is damaged',
+  ),
+  'with a time that is no number': (
+    resulted(seconds='x'),
+    [],
+    'results.json is damaged',
+  ),
+  'with a config without a key': (
+    written('config.json', b'{}'),
+    [],
+    'config.json is damaged',
+  ),
+  'with a config nested too deep': (
+    written('config.json', b'{"a":' * 100_000),
+    [],
+    'config.json is damaged',
+  ),
+  'with a file for its checkpoints': (
+    checkpoints_are_a_file,
+    [],
+    'checkpoints must be a folder',
+  ),
+  'with a folder for its log': (
+    log_is_a_folder,
+    [],
+    'metrics.jsonl must be a file',
+  ),
 }
 # The same, found only once training is about to begin.
 LOGS = {
@@ -166,11 +225,6 @@ LOGS = {
     logged(lambda data: b'\xff\xfe\n' + data),
     [],
     'metrics.jsonl, line 1 is damaged',
-  ),
-  'with a folder for its log': (
-    log_is_a_folder,
-    [],
-    'metrics.jsonl cannot be read or written (Is a directory)',
   ),
   'without an intact checkpoint': (
     no_checkpoint_is_intact,
@@ -214,17 +268,6 @@ def test_other_data_under_the_same_name_are_not_trained_on(
   assert snapshot(tmp_path) == before
 
 
-@pytest.mark.parametrize('below', ['', 'run'])
-def test_a_file_in_place_of_a_workdir_is_refused(
-  below, commands, flags, tmp_path
-):
-  path = tmp_path / 'file'
-  path.write_text('mine')
-  done = commands.run('main', *flags, f'--workdir={path / below}')
-  assert_refused(done, [str(path), 'there is a file', 'another place'])
-  assert path.read_text() == 'mine'
-
-
 def test_a_workdir_that_may_not_be_written_is_refused(
   commands, flags, finished, tmp_path
 ):
@@ -236,17 +279,6 @@ def test_a_workdir_that_may_not_be_written_is_refused(
   assert_refused(
     done, [f'--workdir={workdir} cannot be written (Permission denied)']
   )
-
-
-def test_a_run_that_never_began_leaves_its_workdir_free(
-  commands, flags, tmp_path
-):
-  wrong = commands.run(
-    'main', *flags, '--config.data.glue_dir=none', f'--workdir={tmp_path}'
-  )
-  assert_refused(wrong, ['data.glue_dir=none is not there', 'CoLA'])
-  mended = commands.run('main', *flags, f'--workdir={tmp_path}')
-  assert mended.code == 0, mended.err
 
 
 def test_a_checkpoint_of_the_other_job_is_not_evaluated(
@@ -307,32 +339,6 @@ def test_a_log_that_does_not_fit_the_disk_is_kept(
   done = commands.run('main', *argv, largest_file=4000)
   assert_refused(done, ['metrics', 'File too large', 'make room'], planned=True)
   assert before.items() <= snapshot(workdir).items()
-
-
-def test_a_corpus_that_does_not_fit_the_disk_is_no_corpus(
-  commands, text, tmp_path
-):
-  argv = [f'--input={text}', f'--output={tmp_path / "c"}', '--vocab_size=60']
-  done = commands.run('prepare', *argv, largest_file=2000)
-  assert_refused(done, [f'{tmp_path / "c"} cannot be written', 'make room'])
-  assert not (tmp_path / 'c').exists()
-  assert commands.run('prepare', *argv).code == 0
-
-
-def test_spaces_and_read_only_data_do_no_harm(
-  commands, glue, pretrained, tmp_path
-):
-  folder = tmp_path / 'my glue'
-  shutil.copytree(glue, folder)
-  for path in (folder, *folder.rglob('*')):
-    path.chmod(0o555)
-  config = finetune_config('cola', folder, pretrained)
-  argv = [*flags_of('cola', config), f'--workdir={tmp_path / "my run"}']
-  done = commands.run('main', *argv, humble=True)
-  for path in (folder, *folder.rglob('*')):
-    path.chmod(0o755)
-  assert done.code == 0, done.err
-  assert f"tensorboard --logdir '{tmp_path / 'my run'}'" in done.out
 
 
 _HOLD = (

@@ -1,6 +1,7 @@
 """What all commands do alike: refusals, configs, help, exit codes."""
 
 import errno
+import gc
 import os
 import shlex
 import signal
@@ -9,9 +10,11 @@ import sys
 import time
 
 import pytest
+from absl.testing import flagsaver
 
-from shared_bert import command_line
-from shared_bert.errors import UserError
+from shared_bert import command_line, main, stopping, validation
+from shared_bert.errors import Preempted, UserError
+from tests import tiny
 from tests.bad_input import ROOT, assert_refused
 
 TOY = '--config=configs/pretrain.py:size=tiny --config.data.source=toy'
@@ -274,3 +277,90 @@ def test_sigterm_outside_of_training_is_a_preemption(capsys):
   assert command_line.run(command, ['command']) == 75
   assert 'the same command goes on' in capsys.readouterr().err
   assert signal.getsignal(signal.SIGTERM) is before
+
+
+def _amid_garbage(number):
+  """Sends a signal where Python drops what its handler raises."""
+
+  def callback(phase, info):
+    del phase, info
+    gc.callbacks.remove(callback)
+    os.kill(os.getpid(), number)
+    for _ in range(1000):  # the handler runs between two of these
+      pass
+
+  gc.callbacks.append(callback)
+  gc.collect()
+
+
+@pytest.mark.filterwarnings(
+  'ignore::pytest.PytestUnraisableExceptionWarning'  # which is the point
+)
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_amid_garbage_stops_the_run_after_its_next_step(
+  number, capsys, tmp_path
+):
+  def command():
+    _amid_garbage(number)
+    with pytest.raises(Preempted, match=f'{number.name} after step 1 of 6'):
+      tiny.run(tmp_path)
+    raise UserError('reached')
+
+  assert command_line.run(command, ['command']) == 1
+  assert 'reached' in capsys.readouterr().err
+  assert (tmp_path / 'checkpoints' / '1').is_dir()
+  assert stopping.asked_to_stop() is None
+
+
+_STUBBORN = (
+  'import os, signal, sys, time\n'
+  'from shared_bert import command_line\n'
+  'def command():\n'
+  '  for _ in range(2):\n'
+  '    try:\n'
+  '      os.kill(os.getpid(), int(sys.argv[1]))\n'
+  '      time.sleep(10)\n'
+  '    except BaseException:\n'
+  '      pass\n'
+  'sys.exit(command_line.run(command, ["command"]))\n'
+)
+
+
+@pytest.mark.parametrize(
+  ('number', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)]
+)
+def test_a_further_signal_ends_a_command_that_did_not_heed_the_first(
+  number, code
+):
+  done = subprocess.run(
+    [sys.executable, '-c', _STUBBORN, str(int(number))],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  assert done.returncode == code
+  assert done.stderr == f'stopped at once by a further {number.name}.\n'
+
+
+# ml_collections reads configs so on Python 3.11.
+@pytest.mark.filterwarnings('ignore:the load_module')
+@pytest.mark.parametrize(
+  ('error', 'code', 'words'),
+  [
+    (Preempted, 75, 'stopped; a dry run keeps nothing.\n'),
+    (KeyboardInterrupt, 130, 'interrupted; a dry run keeps nothing.\n'),
+  ],
+)
+def test_a_dry_run_that_is_stopped_says_that_nothing_is_kept(
+  error, code, words, capsys, monkeypatch
+):
+  def stop(config):
+    raise error('what was saved is kept.')
+
+  monkeypatch.setattr(validation, 'validate', stop)
+  argv = ['main', *shlex.split(TOY), '--dry_run']
+  monkeypatch.setattr(sys, 'argv', argv)
+  with flagsaver.flagsaver():
+    assert main.run(argv) == code
+  assert capsys.readouterr().err == words

@@ -87,7 +87,7 @@ def test_a_regression_task_reports_both_correlations(
   glue, pretrained, tmp_path
 ):
   results = finetune(finetune_config('stsb', glue, pretrained), tmp_path)
-  assert set(results['metrics']['dev']) == {'pearson', 'spearman'}
+  assert set(results['metrics']['dev']) == {'pearson', 'spearman', 'loss'}
 
 
 def start(text, workdir):

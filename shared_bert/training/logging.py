@@ -4,10 +4,11 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import jax
@@ -76,10 +77,14 @@ class MetricLog:
     self._path = workdir / 'metrics.jsonl'
     self._forget_after(resume_step)
     self._file = self._path.open('a')
-    self._writer = _summary_writer(workdir) if tensorboard else None
-    if self._writer is not None:
-      _write_record(self._writer, hparams.session_start(config))
-      self.write_text(0, 'config', json.dumps(config, indent=2))
+    self._writer = None
+    if tensorboard:
+      with self._tensorboard():
+        self._writer = _summary_writer(workdir)
+    with self._tensorboard() as writer:
+      if writer is not None:
+        _write_record(writer, hparams.session_start(config))
+    self.write_text(0, 'config', json.dumps(config, indent=2))
 
   def _forget_after(self, step: int) -> None:
     if not self._path.exists():
@@ -93,7 +98,7 @@ class MetricLog:
       try:
         if json.loads(line)['step'] <= step:
           kept.append(line)
-      except (ValueError, TypeError, KeyError) as error:
+      except (ValueError, TypeError, KeyError, RecursionError) as error:
         if not line.endswith(b'\n'):
           break  # the half-written last line of a killed run
         raise UserError(
@@ -106,6 +111,25 @@ class MetricLog:
       os.replace(temporary, self._path)
     except OSError as error:
       raise self._refusal(error) from error
+
+  @contextlib.contextmanager
+  def _tensorboard(self) -> Iterator[Any | None]:
+    """The writer of event files, or None; what the disk refuses it is told."""
+    try:
+      yield self._writer
+    except Exception as error:
+      # TensorFlow's own class, which is not imported for this: some are told
+      # as a full queue or the end of a range.
+      kinds = [kind.__name__ for kind in type(error).__mro__]
+      if not isinstance(error, OSError) and 'OpError' not in kinds:
+        raise
+      # Without the operation that TensorFlow puts first.
+      text = re.sub(r'^\{\{.*?\}\} ', '', str(error)).partition('\n')[0]
+      raise UserError(
+        f'the TensorBoard files in {self._path.parent} cannot be written '
+        f'({text}): make room, and run the same command again; saved '
+        'checkpoints are kept.'
+      ) from error
 
   def _refusal(self, error: OSError) -> UserError:
     return UserError(
@@ -121,25 +145,28 @@ class MetricLog:
       self._file.flush()
     except OSError as error:
       raise self._refusal(error) from error
-    if self._writer is not None:
-      self._writer.write_scalars(
-        step, {f'{split}/{name}': value for name, value in values.items()}
-      )
+    with self._tensorboard() as writer:
+      if writer is not None:
+        writer.write_scalars(
+          step, {f'{split}/{name}': value for name, value in values.items()}
+        )
 
   def write_text(self, step: int, name: str, text: str) -> None:
     """Logs a text to TensorBoard, in a fixed-width block."""
-    if self._writer is not None:
-      block = '\n'.join('    ' + line for line in text.splitlines())
-      self._writer.write_texts(step, {name: block})
+    with self._tensorboard() as writer:
+      if writer is not None:
+        block = '\n'.join('    ' + line for line in text.splitlines())
+        writer.write_texts(step, {name: block})
 
   def write_pictures(
     self, step: int, pictures: dict[str, Callable[[], np.ndarray]]
   ) -> None:
     """Draws pictures, uint8 [H, W, 3], for TensorBoard; else draws none."""
-    if self._writer is not None and pictures:
-      self._writer.write_images(
-        step, {name: draw() for name, draw in pictures.items()}
-      )
+    with self._tensorboard() as writer:
+      if writer is not None and pictures:
+        writer.write_images(
+          step, {name: draw() for name, draw in pictures.items()}
+        )
 
   def write_layers(
     self, step: int, values: Callable[[], dict[str, jax.Array]]
@@ -150,28 +177,31 @@ class MetricLog:
       step: they are of.
       values: computes arrays [L, ...] by name; called for TensorBoard only.
     """
-    if self._writer is not None:
-      self._writer.write_histograms(
-        step,
-        {
-          f'{name}/layer_{layer:02}': of_layer
-          for name, stacked in jax.device_get(values()).items()
-          for layer, of_layer in enumerate(stacked)
-        },
-      )
+    with self._tensorboard() as writer:
+      if writer is not None:
+        writer.write_histograms(
+          step,
+          {
+            f'{name}/layer_{layer:02}': of_layer
+            for name, stacked in jax.device_get(values()).items()
+            for layer, of_layer in enumerate(stacked)
+          },
+        )
 
   def finish(self) -> None:
     """Says that the run came to its end."""
-    if self._writer is not None:
-      _write_record(self._writer, hparams.session_end())
+    with self._tensorboard() as writer:
+      if writer is not None:
+        _write_record(writer, hparams.session_end())
 
   def close(self) -> None:
     """Flushes and closes everything."""
     with contextlib.suppress(OSError):  # said where it was written
       self._file.close()
-    if self._writer is not None:
-      self._writer.flush()
-      self._writer.close()
+    with self._tensorboard() as writer:
+      if writer is not None:
+        writer.flush()
+        writer.close()
 
 
 def duration(seconds: float) -> str:

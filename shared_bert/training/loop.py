@@ -13,6 +13,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from shared_bert import stopping
 from shared_bert.errors import Preempted, UserError
 from shared_bert.model.inspection import diagonals
 from shared_bert.training.checkpoint import Checkpoints
@@ -134,6 +135,8 @@ class _StopSignals:
         self._before[number] = signal.signal(number, self._ask)
       except ValueError:  # not the main thread, as in a notebook's executor
         break
+    # Asked before, where the exception for it was dropped.
+    self.asked = self.asked or stopping.asked_to_stop()
     return self
 
   def __exit__(self, *_):

@@ -1,5 +1,6 @@
 """From parameters and a loss to a finished run: what both jobs share."""
 
+import contextlib
 import dataclasses
 import pathlib
 import platform
@@ -62,8 +63,9 @@ class Options:
     first, colon, last = profile.partition(':')
     if not (
       colon
-      and first.isdigit()
-      and last.isdigit()
+      and (first + last).isascii()
+      and first.isdecimal()
+      and last.isdecimal()
       and 1 <= int(first) <= int(last)
     ):
       raise UserError(
@@ -186,13 +188,6 @@ def run(
     if start is not None:
       state['params'] = take_over(state['params'], start)
   position = Position(settings.course, int(state['step']), kept)
-  log = MetricLog(
-    workdir,
-    config,
-    resume_step=position.step,
-    tensorboard=config['tensorboard'],
-  )
-  log.write_text(0, 'plan', plan)
   peak = peak_flops(mesh.devices.flat[0].device_kind)
   train_step = make_train_step(
     loss_function,
@@ -201,7 +196,15 @@ def run(
     log_every=config['train']['log_every'],
     prepare=prepare,
   )
-  try:
+  log = MetricLog(
+    workdir,
+    config,
+    resume_step=position.step,
+    tensorboard=config['tensorboard'],
+  )
+  # The log goes first: a disk too full for it must not leave a save behind.
+  with contextlib.closing(checkpoints), contextlib.closing(log):
+    log.write_text(0, 'plan', plan)
     state, evaluation, seconds = train(
       settings,
       state,
@@ -223,9 +226,6 @@ def run(
       seconds=seconds,
     )
     log.finish()
-  finally:
-    log.close()
-    checkpoints.close()
   best_step = checkpoints.best()
   best = None
   if best_step is not None:

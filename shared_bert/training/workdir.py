@@ -45,24 +45,55 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     ) from error
 
 
-def _read_json(path: pathlib.Path, mend: str, needed: tuple[str, ...] = ()):
+def _read_json(
+  path: pathlib.Path, mend: str, is_fine: Callable[[Any], bool] = bool
+) -> dict:
   """Reads a JSON object.
 
   Args:
     path: the file.
     mend: what to do if it is not what was written.
-    needed: names that it must have.
+    is_fine: whether a dict is what was written.
 
   Raises:
     UserError: if it is not what was written.
   """
   try:
     value = json.loads(path.read_text())
-    if not isinstance(value, dict) or not value.keys() >= set(needed):
+    if not isinstance(value, dict) or not is_fine(value):
       raise ValueError('not what was written')
-  except (ValueError, OSError) as error:
+  except (ValueError, OSError, RecursionError) as error:
     raise UserError(f'{path} is damaged ({error}): {mend}.') from error
   return value
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_metrics(value: Any) -> bool:
+  return isinstance(value, dict) and all(map(_is_number, value.values()))
+
+
+def _are_results(value: dict, job: str) -> bool:
+  """Whether this is what a run of a job writes once it is complete."""
+  best, splits = value.get('best'), value.get('metrics')
+  return (
+    value.get('job') == job
+    and _is_number(value.get('seconds'))
+    and isinstance(splits, dict)
+    and bool(splits)
+    and all(map(_is_metrics, splits.values()))
+    and _is_metrics(value.get('majority', {}))
+    and isinstance(value.get('collapsed', []), list)
+    and set(value.get('collapsed', [])) <= splits.keys()
+    and (
+      best is None
+      or isinstance(best, dict)
+      and _is_number(best.get('step'))
+      and _is_metrics(best.get('metrics'))
+    )
+  )
 
 
 def flatten(config: dict, prefix: str = '') -> dict[str, Any]:
@@ -82,6 +113,12 @@ def _make(workdir: pathlib.Path) -> None:
   Raises:
     UserError: if it cannot.
   """
+  for path in (workdir, *workdir.parents):
+    if path.is_symlink() and not path.exists():
+      raise UserError(
+        f'--workdir={workdir}: {path} is a broken link: mend or remove it, or '
+        'choose another place.'
+      )
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     probe = workdir / f'.writable.{os.getpid()}'
@@ -235,12 +272,16 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
           f'{workdir} holds {name} but no config.json to tell what of, as '
           'the folder of several runs does: use another --workdir.'
         )
+  if (path := workdir / 'checkpoints').exists() and not path.is_dir():
+    raise UserError(f'{path} must be a folder: move the file away.')
+  if (path := workdir / 'metrics.jsonl').is_dir():
+    raise UserError(f'{path} must be a file: move the folder away.')
   finished = None
   if results.exists():
     finished = _read_json(
       results,
       'remove it, and the same command goes on from the last checkpoint',
-      needed=('job', 'metrics', 'seconds'),
+      lambda value: _are_results(value, config['job']),
     )
   write_json(known, config)
   return finished
