@@ -24,8 +24,8 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from shared_bert import stopping
 from shared_bert.errors import Preempted, UserError
+from shared_bert.training import stopping
 from shared_bert.training.workdir import flatten
 
 _VERBOSE = flags.DEFINE_bool(

@@ -30,10 +30,10 @@ CHECKPOINTS = {
   'none': (
     lambda folder: None,
     'none',
-    'no intact checkpoint',
+    'none is not there',
     'name a workdir',
   ),
-  'a file': (lambda folder: None, 'config.json', 'no intact checkpoint'),
+  'a file': (lambda folder: None, 'config.json', 'is a file: name'),
   'a folder of something else': (
     lambda folder: shutil.rmtree(folder / 'checkpoints'),
     '',

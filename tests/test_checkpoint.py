@@ -153,10 +153,17 @@ def test_checkpoint_may_be_moved(tmp_path):
   )
 
 
-@pytest.mark.parametrize('path', ['', 'nowhere', 'checkpoints'])
-def test_nothing_to_open_is_told(tmp_path, path):
+@pytest.mark.parametrize(
+  ('path', 'words'),
+  [
+    ('', 'no intact checkpoint in'),
+    ('nowhere', 'nowhere is not there: name'),
+    ('checkpoints', 'no intact checkpoint in'),
+  ],
+)
+def test_nothing_to_open_is_told(tmp_path, path, words):
   (tmp_path / 'checkpoints').mkdir()
-  with pytest.raises(UserError, match='no intact checkpoint in'):
+  with pytest.raises(UserError, match=words):
     open_checkpoint(tmp_path / path)
   assert Checkpoints(tmp_path / path).latest() is None
   with pytest.raises(UserError, match='no checkpoint .*/7'):

@@ -12,8 +12,9 @@ import time
 import pytest
 from absl.testing import flagsaver
 
-from shared_bert import command_line, main, stopping, validation
+from shared_bert import command_line, main, validation
 from shared_bert.errors import Preempted, UserError
+from shared_bert.training import stopping
 from tests import tiny
 from tests.bad_input import ROOT, assert_refused
 

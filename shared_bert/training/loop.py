@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from shared_bert import stopping
 from shared_bert.errors import Preempted, UserError
 from shared_bert.model.inspection import diagonals
+from shared_bert.training import stopping
 from shared_bert.training.checkpoint import Checkpoints
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, Progress, duration, say
