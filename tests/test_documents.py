@@ -237,9 +237,8 @@ def test_the_quickstart_goes_through(place, one_device, monkeypatch, capsys):
     for flag in TINY
   ]
   arguments = ['--config=configs/quickstart.py', '--dry_run', *parts]
-  code = run(
-    [*arguments, "--config.attentions=('shared',)"], monkeypatch, place
-  )
+  arguments.append("--config.attentions=('shared',)")
+  code = run(arguments, monkeypatch, place)
   shown = capsys.readouterr()
   assert code == 0, shown.err
   assert 'dry run: one step of everything' in shown.out
