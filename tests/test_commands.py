@@ -35,7 +35,7 @@ PREPARE = {
   ),
   'a folder as input': (
     '--input=configs --output={new} --vocab_size=60',
-    '--input=configs: there is no such file',
+    '--input=configs: configs is not a file but a folder',
   ),
   'a data set as input': (
     '--input=tfds:c4 --output={new} --vocab_size=60',
