@@ -291,17 +291,18 @@ def test_where_there_are_no_locks_the_slower_of_two_is_fine(
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
   monkeypatch.setattr(fcntl, 'flock', no_locks)
-  with as_downloads(glue_dir):
+  # A context of its own: undone later, it would bring the downloads back.
+  with as_downloads(glue_dir), monkeypatch.context() as patch:
     extract = tfds.download.DownloadManager.download_and_extract
 
     def overtake(manager, url):
-      monkeypatch.setattr(
+      patch.setattr(
         tfds.download.DownloadManager, 'download_and_extract', extract
       )
       glue_tfds.prepare('cola', tmp_path)
       return extract(manager, url)
 
-    monkeypatch.setattr(
+    patch.setattr(
       tfds.download.DownloadManager, 'download_and_extract', overtake
     )
     glue_tfds.prepare('cola', tmp_path)
