@@ -38,7 +38,7 @@ PREPARE = {
     '--input=configs: configs is not a file but a folder',
   ),
   'a data set as input': (
-    '--input=tfds:c4 --output={new} --vocab_size=60',
+    '--input=tfds:c4 --output={new} --data_dir={data} --vocab_size=60',
     '--input=tfds:c4',
     'text files',
   ),
@@ -150,7 +150,8 @@ CONFIGS = {
 @pytest.mark.parametrize('case', PREPARE)
 def test_what_cannot_be_prepared_is_refused(case, commands, tmp_path):
   flags, *words = PREPARE[case]
-  argv = shlex.split(flags.format(new=tmp_path / 'corpus'))
+  places = {'new': tmp_path / 'corpus', 'data': f'{tmp_path}-data'}
+  argv = shlex.split(flags.format(**places))
   assert_refused(commands.run('prepare', *argv, devices=False), words)
   assert not list(tmp_path.iterdir())
 
