@@ -3,7 +3,8 @@
   python benchmarks/summarise.py curves OUTPUT.png RUN [RUN ...]
   python benchmarks/summarise.py table RUN [RUN ...]
 
-`curves` draws training and held-out loss of pre-training runs against steps.
+`curves` draws the held-out loss of pre-training runs against steps, tokens and
+seconds; the seconds of a step are those that `step.py` wrote to `OUTPUT.json`.
 `table` groups fine-tuning runs by task and attention and prints mean ± sample
 standard deviation over their seeds, as a Markdown table.
 """
@@ -14,40 +15,51 @@ import pathlib
 import statistics
 import sys
 
-
-def read_metrics(run: pathlib.Path, split: str) -> list[dict]:
-  """The lines of one split in a run's metrics.jsonl."""
-  lines = (run / 'metrics.jsonl').read_text().splitlines()
-  rows = [json.loads(line) for line in lines]
-  return [row for row in rows if row['split'] == split]
+import numpy as np
+from finished_runs import read_config, read_metrics
 
 
 def curves(output: pathlib.Path, runs: list[pathlib.Path]) -> None:
-  """Draws loss against steps, one colour a run, and saves a PNG."""
+  """Draws held-out loss, one colour a run, and saves a PNG.
+
+  Args:
+    output: the PNG. Beside it, under the same name with `.json`, lies what
+      `step.py` measured of the runs: from it are the seconds.
+    runs: workdirs of pre-training runs.
+  """
   import matplotlib
 
   matplotlib.use('Agg')
   import matplotlib.pyplot as plt
 
-  figure, axes = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
+  seconds = json.loads(output.with_suffix('.json').read_text())
+  figure, axes = plt.subplots(2, 3, figsize=(13, 8), sharey='row')
   for run in runs:
-    name = json.loads((run / 'config.json').read_text())['model']['attention']
-    for axis, split in zip(axes, ('train', 'heldout'), strict=True):
-      rows = read_metrics(run, split)
-      axis.plot(
-        [row['step'] for row in rows],
-        [row['loss'] for row in rows],
-        marker='' if split == 'train' else 'o',
-        label=name,
-      )
-  for axis, title in zip(axes, ('training', 'held out'), strict=True):
-    axis.set_title(title)
-    axis.set_xlabel('step')
-    axis.grid(alpha=0.3)
-    axis.legend()
-  axes[0].set_ylabel('masked-word loss (nats)')
+    config = read_config(run)
+    rows = read_metrics(run, 'heldout')
+    steps = np.array([row['step'] for row in rows])
+    losses = [row['loss'] for row in rows]
+    tokens = config.train.batch_size * config.data.seq_len
+    scales = (1, tokens / 1e6, seconds[run.name]['cpu'] / 60)
+    # Below, the end: lines that lie close together are told apart.
+    for row, shown in enumerate((steps > 0, steps >= 0.6 * steps[-1])):
+      for axis, scale in zip(axes[row], scales, strict=True):
+        axis.plot(
+          steps[shown] * scale,
+          np.array(losses)[shown],
+          marker='.',
+          label=config.model.attention,
+        )
+  titles = ('steps', 'million tokens', 'minutes of one core, as measured apart')
+  for column, title in enumerate(titles):
+    axes[1, column].set_xlabel(title)
+    for axis in axes[:, column]:
+      axis.grid(alpha=0.3)
+  for axis in axes[:, 0]:
+    axis.set_ylabel('held-out masked-word loss (nats)')
+  axes[0, 2].legend()
   figure.tight_layout()
-  figure.savefig(output, dpi=120)
+  figure.savefig(output, dpi=110)
 
 
 def spread(values: list[float], scale: float = 1.0, digits: int = 2) -> str:
