@@ -12,18 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
-from shared_bert import command_line
+from shared_bert import command_line, config_flag
 from shared_bert.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'Config file, such as configs/pretrain.py:size=base; its keys are set by '
-  '--config.KEY=VALUE.',
-  lock_config=True,
-)
+flags.declare_key_flag(config_flag.CONFIG)
 _MESH = flags.DEFINE_string(
   'mesh', 'data=1', 'Devices to plan for, by axis, such as data=8.'
 )
@@ -62,7 +55,7 @@ def axes_of(text: str) -> dict[str, int]:
     if (
       name not in _AXES
       or name in axes
-      or not (size.isascii() and size.isdecimal())
+      or not (size.isascii() and size.isdecimal() and len(size) < 8)
       or not 1 <= int(size) <= 10**6
     ):
       raise UserError(
@@ -74,7 +67,7 @@ def axes_of(text: str) -> dict[str, int]:
 
 
 def _command() -> None:
-  config, path = command_line.config_of(_CONFIG)
+  config, path = command_line.config_of(config_flag.CONFIG)
   command_line.expand_homes(config)
   axes = axes_of(_MESH.value)
   memory = _MEMORY.value

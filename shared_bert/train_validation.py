@@ -164,7 +164,8 @@ def check_shares(config: ConfigDict, mesh: Mesh | AbstractMesh) -> None:
 
 def _batch_key(train: ConfigDict, part: Part) -> str:
   """The key that a part's rows a step come from, for messages."""
-  if part.batch_size in train.get('stage_batch_sizes', ()):
+  # Fine-tuning has no stages.
+  if part.batch_size in (train.get('stage_batch_sizes') or ()):
     return 'train.stage_batch_sizes'
   same = part.batch_size == train.batch_size
   return 'train.batch_size' if same else 'train.ramp_batch_size'
