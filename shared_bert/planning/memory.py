@@ -5,6 +5,7 @@ state of the step, as shapes. Activations are an estimate, `activation_bytes`.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -83,6 +84,7 @@ def state_bytes(subject: Subject, mesh: AbstractMesh) -> tuple[int, int]:
   return _bytes(state['params']), _bytes(state['opt_state'])
 
 
+@functools.cache
 def kept_bytes(
   subject: Subject, model: BertConfig, rows: int, seq_len: int
 ) -> int:

@@ -34,7 +34,8 @@ _PLATFORM = 'gpu'
 _STEPS_OPEN = 'set train.steps to plan steps, schedule and hours.'
 
 
-@dataclasses.dataclass(frozen=True)
+# One is like no other, so that what is traced of it can be kept by it.
+@dataclasses.dataclass(frozen=True, eq=False)
 class Subject:
   """What is planned.
 
