@@ -82,6 +82,7 @@ def _of_size(size, rows, **model):
     pytest.param('tiny', 32, {'remat': 'dots'}, marks=pytest.mark.slow),
     pytest.param('mini', 64, {}, marks=pytest.mark.slow),
     pytest.param('mini', 64, {'remat': 'full'}, marks=pytest.mark.slow),
+    pytest.param('mini', 1, {}, marks=pytest.mark.slow),  # mostly updates
   ],
 )
 def test_the_estimate_of_memory_is_near_what_xla_counts(size, rows, model):
@@ -107,6 +108,15 @@ def test_remat_and_shorter_micro_batches_need_less():
   ]
   assert by_remat == sorted(by_remat, reverse=True)
   assert by_remat[0] > 1.3 * by_remat[2]
+
+
+def test_parameters_are_not_counted_twice():
+  planned = _of_size('mini', 1)
+  parameter_bytes, _ = memory.state_bytes(planned, planned_mesh(1))
+  # A row of 8 tokens keeps little, and a copy of the decoder's matrix.
+  kept = memory.kept_bytes(planned, planned.model, 1, 8)
+  decoder = 4 * 8000 * 256
+  assert kept < decoder + 0.1 * parameter_bytes < parameter_bytes
 
 
 def test_every_layer_keeps_the_same():

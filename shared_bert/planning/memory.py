@@ -35,9 +35,11 @@ class Need:
 
   Attributes:
     parameters: float32.
-    gradients: as many again; twice that where micro-batches are added up.
+    gradients: as many again, of a batch or the sum of its micro-batches.
     optimizer: its state.
-    activations: the estimate.
+    activations: the estimate; or the bytes of the optimiser's updates, as
+      many as of the parameters, if these are more: they come when the
+      activations are gone.
   """
 
   parameters: int
@@ -126,13 +128,14 @@ def activation_bytes(
   is computed again first. The two factors are fitted.
 
   Seen beside `memory_analysis().temp_size_in_bytes` of the real step, compiled
-  for one CPU in float32 (JAX 0.10.2), the estimate and the gradients together
-  were from 11 % too low to 23 % too high: +6 to +15 % without remat at 128
-  tokens (tiny, mini, small; 4 to 64 rows; standard step, 4 micro-batches, no
-  dropout, unrolled layers, `pairwise`, Muon), +23 % at 8 rows of tiny, -4 % at
-  512 tokens; with `dots` +6 and +15 %; with `full` +8 and +19 %, and -11 % at
-  512 tokens. Accelerators fuse more than CPUs, in bfloat16, and were not
-  measured.
+  for one CPU in float32 (JAX 0.10.2), gradients and what `Need` makes of the
+  estimate were from 11 % too low to 23 % too high: +5 to +15 % without remat at
+  128 tokens (tiny, mini, small; 4 to 64 rows; 4 micro-batches, no dropout,
+  unrolled layers, `pairwise`, Muon), +23 % at 8 rows of tiny, -4 % at 512
+  tokens; with `dots` +6 and +15 %; with `full` +8 and +19 %, and -11 % at 512
+  tokens. Where the updates are what counts, single rows of 32 tokens: 0 %, and
+  -8 % in 8 micro-batches. Accelerators fuse more than CPUs, in bfloat16, and
+  were not measured.
 
   Args:
     subject: what is planned.
@@ -210,16 +213,17 @@ class Budget:
     """
     model = dataclasses.replace(self._subject.model, remat=remat)
     params, optimizer = self._state
+    activations = activation_bytes(
+      self._subject,
+      model,
+      self._rows_of(part),
+      self._subject.seq_lens[part.stage],
+    )
     return Need(
       parameters=params,
-      gradients=params * (2 if part.accumulation > 1 else 1),
+      gradients=params,
       optimizer=optimizer,
-      activations=activation_bytes(
-        self._subject,
-        model,
-        self._rows_of(part),
-        self._subject.seq_lens[part.stage],
-      ),
+      activations=max(params, activations),
     )
 
   def lines(self) -> list[str]:
