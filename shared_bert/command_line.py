@@ -333,6 +333,8 @@ def _help(module: ModuleType) -> str:
   """A module's docstring and flags."""
   lines = [(module.__doc__ or '').strip(), '']
   shown = flags.FLAGS.get_key_flags_for_module(module)
+  # Not defined in the module, so that it comes last.
+  shown.sort(key=lambda flag: flag.name != 'config')
   for flag in [*shown, flags.FLAGS[_VERBOSE.name]]:
     no = '[no]' if flag.boolean else ''
     told = '' if flag.default in (None, False, []) else f' ({flag.default})'

@@ -10,9 +10,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert import plan as plan_lib
 from shared_bert import pretrain as pretrain_lib
-from shared_bert import task_data
+from shared_bert import run_plan, task_data
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
 from shared_bert.masked_model import MaskedModel
@@ -73,7 +72,7 @@ def evaluate(
   )
   say(
     f'evaluating  step {checkpoint.step:,} of {checkpoint.path}\n'
-    f'model       {plan_lib.model_line(trained.model.size, model_config)}'
+    f'model       {run_plan.model_line(trained.model.size, model_config)}'
   )
   mesh = mesh_lib.make_mesh()
   build = _masked_model if asked == 'pretrain' else _task_model

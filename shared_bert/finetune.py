@@ -8,8 +8,7 @@ import jax
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert import plan as plan_lib
-from shared_bert import recipes, task_data
+from shared_bert import recipes, run_plan, task_data, train_validation
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import glue
 from shared_bert.model import flops, parameters
@@ -52,12 +51,7 @@ def finetune(
   # Devices that can share the batches.
   mesh = mesh_lib.make_mesh()
   train = config.train
-  mesh_lib.check_batch_size(
-    'train.batch_size', train.batch_size, mesh, train.accumulation
-  )
-  mesh_lib.check_batch_size(
-    'data.eval_batch_size', config.data.eval_batch_size, mesh
-  )
+  train_validation.check_shares(config, mesh)
 
   # Data: every split as padded rows; unlabelled ones are only predicted.
   start = open_checkpoint(config.init_from) if config.init_from else None
@@ -91,7 +85,7 @@ def finetune(
   schedule = optimizer_lib.schedule_of_config(
     train, config_lib.warmup_of(config, course.steps)
   )
-  plan = plan_lib.describe(
+  plan = run_plan.describe(
     config,
     workdir,
     model,

@@ -12,18 +12,11 @@ import tempfile
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
-from shared_bert import command_line, validation
+from shared_bert import command_line, config_flag, validation
 from shared_bert.errors import Preempted
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  None,
-  'Config file, such as configs/mnli.py or configs/glue.py:task=cola; its '
-  'keys are set by --config.KEY=VALUE.',
-  lock_config=True,
-)
+flags.declare_key_flag(config_flag.CONFIG)
 _WORKDIR = flags.DEFINE_string(
   'workdir',
   None,
@@ -69,7 +62,7 @@ def _run_job(config, workdir: pathlib.Path) -> None:
 
 
 def _command() -> None:
-  config, path = command_line.config_of(_CONFIG)
+  config, path = command_line.config_of(config_flag.CONFIG)
   command_line.expand_homes(config)
   named = command_line.expand_home(_WORKDIR.value or '')
   workdir = pathlib.Path(named or f'runs/{pathlib.Path(path).stem}')

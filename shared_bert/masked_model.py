@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
@@ -50,7 +50,7 @@ class MaskedModel:
     config: ConfigDict,
     tokenizer: Tokenizer,
     heldout: np.ndarray,
-    mesh: Mesh,
+    mesh: Mesh | AbstractMesh,
     heldout_labels: np.ndarray | None = None,
     has_next_sentence: bool | None = None,
   ):
@@ -61,7 +61,7 @@ class MaskedModel:
       config: of the run.
       tokenizer: of the corpus.
       heldout: the rows to evaluate on, ids [N, S].
-      mesh: of the devices.
+      mesh: of the devices; for shapes alone an abstract one will do.
       heldout_labels: uint8 [N] if each row is a pair: 0 if its second text
         follows the first, 1 if it is a random one; else None.
       has_next_sentence: whether the model has parameters for that prediction;

@@ -1,124 +1,106 @@
-"""What a run is going to do, in lines a person reads before it starts."""
+r"""Says what a run would be and what it would cost; needs no device.
 
-import collections
-import pathlib
+  python -m shared_bert.plan --config=configs/pretrain.py:size=base \
+    --mesh=data=8 --device=H100 --memory=80
 
-import jax
-from jax.sharding import Mesh
-from ml_collections import ConfigDict
+Parameters and FLOPs of all six mechanisms, memory of a device, steps, learning
+rate, hours. It refuses what the run would refuse. Without data.corpus it plans
+by data.seq_len and data.vocab_size; nothing is prepared, fetched or written.
+"""
 
-import shared_bert
-from shared_bert import config as config_lib
-from shared_bert.model.config import BertConfig
-from shared_bert.model.parameters import beside_standard
-from shared_bert.training.phases import Course
+import sys
+from collections.abc import Sequence
 
-_NAMES = {'adamw': 'AdamW', 'lamb': 'LAMB', 'lion': 'Lion', 'muon': 'Muon'}
+from absl import flags
+
+from shared_bert import command_line, config_flag
+from shared_bert.errors import UserError
+
+flags.declare_key_flag(config_flag.CONFIG)
+_MESH = flags.DEFINE_string(
+  'mesh', 'data=1', 'Devices to plan for, by axis, such as data=8.'
+)
+_MEMORY = flags.DEFINE_float(
+  'memory', None, 'GB (1e9 bytes) of a device; refuses what does not fit.'
+)
+_DEVICE = flags.DEFINE_string(
+  'device', None, 'Such as H100, A100 or TPU v4, to count hours for.'
+)
+_UTILISATION = flags.DEFINE_float(
+  'utilisation',
+  None,
+  'Share of its bfloat16 peak that a device keeps up. Default: 0.4, assumed.',
+)
+_TFLOPS = flags.DEFINE_float(
+  'tflops',
+  None,
+  'Or what one device was measured to do, teraflops_per_second of a run '
+  'divided by its devices.',
+)
+_AXES = ('data', 'fsdp')
 
 
-def parameter_lines(model: BertConfig) -> list[str]:
-  """`BertModel`'s parameters by block, standard BERT's of that size beside.
-
-  Returns:
-    Lines of a table.
-  """
-  name = model.attention
-  lines = [f'{"parameters":24}{name:>14}{"standard BERT":>16}{"":4}difference']
-  for block, (ours, theirs) in beside_standard(model).items():
-    change = f'{ours / theirs - 1:+.2%}' if ours != theirs else '='
-    lines.append(f'  {block:22}{ours:>14,}{theirs:>16,}{"":4}{change:>10}')
-  return lines
-
-
-def model_line(size: str, model: BertConfig) -> str:
-  """A model in a line; `size` is what its config calls it."""
-  return (
-    f'{size}, {model.attention} attention, {model.dtype}: {model.num_layers} '
-    f'layers of width {model.hidden_size}, {model.num_heads} heads; XLA '
-    'attention'
-  )
-
-
-def describe(
-  config: ConfigDict,
-  workdir: pathlib.Path,
-  model: BertConfig,
-  mesh: Mesh,
-  *,
-  course: Course,
-  num_rows: int,
-  data: list[str],
-) -> str:
-  """The plan of a run.
+def axes_of(text: str) -> dict[str, int]:
+  """The sizes of a mesh's axes.
 
   Args:
-    config: of the run.
-    workdir: where it writes.
-    model: what it trains.
-    mesh: of the devices.
-    course: of the run.
-    num_rows: training rows of the first stage.
-    data: lines that say what the data is.
+    text: such as `data=8,fsdp=1`.
+
+  Raises:
+    UserError: for what names no mesh.
+  """
+  axes: dict[str, int] = {}
+  for item in text.split(','):
+    name, _, size = item.strip().partition('=')
+    if (
+      name not in _AXES
+      or name in axes
+      or not (size.isascii() and size.isdecimal() and len(size) < 8)
+      or not 1 <= int(size) <= 10**6
+    ):
+      raise UserError(
+        f'--mesh={text}: {item!r} is not an axis with its devices: write '
+        'data=8, from 1 to 1000000 of them, and name an axis once.'
+      )
+    axes[name] = int(size)
+  return axes
+
+
+def _command() -> None:
+  config, path = command_line.config_of(config_flag.CONFIG)
+  command_line.expand_homes(config)
+  axes = axes_of(_MESH.value)
+  memory = _MEMORY.value
+  if memory is not None and not 0 < memory < float('inf'):
+    raise UserError(f'--memory={memory:g} must be above 0 and finite.')
+
+  # Imported late, for --help's sake.
+  from shared_bert import train_validation, validation
+  from shared_bert.planning import course as course_lib
+  from shared_bert.planning import report
+  from shared_bert.training.mesh import planned_mesh
+
+  rates, meant = course_lib.speeds(
+    _DEVICE.value, _TFLOPS.value, _UTILISATION.value
+  )
+  mesh = planned_mesh(axes.get('data', 1), axes.get('fsdp', 1))
+  validation.validate(config, needs_data=False)
+  if config.job not in ('quickstart', 'eval'):
+    train_validation.check_shares(config, mesh)
+  report.show(config, path, mesh, memory, rates, meant)
+
+
+def run(argv: Sequence[str]) -> int:
+  """The command; see the top of the file.
+
+  Args:
+    argv: of the process.
 
   Returns:
-    Several lines, without a final newline.
+    The exit code.
   """
-  train = config.train
-  kinds = collections.Counter(d.device_kind for d in mesh.devices.flat)
-  devices = ', '.join(f'{count} × {kind}' for kind, count in kinds.items())
-  axes = ' '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
-  lines = [
-    f'shared_bert {shared_bert.__version__} · {config.job} · seed '
-    f'{config.seed} · {workdir}',
-    f'devices     {devices} ({jax.default_backend()}), mesh {axes}',
-    f'model       {model_line(config.model.size, model)}',
-    *parameter_lines(model),
-    *data,
-    *_course_lines(course, num_rows),
-    f'optimiser   {_NAMES[train.optimizer]}, {train.schedule} from '
-    f'{train.learning_rate:g} after {_warmup(config, course)} of warm-up, '
-    f'decay {train.weight_decay:g}, '
-    + (f'clipped at {train.clip_norm:g}' if train.clip_norm else 'unclipped'),
-  ]
-  return '\n'.join(lines)
+  return command_line.run(_command, argv)
 
 
-def _course_lines(course: Course, num_rows: int) -> list[str]:
-  """What is done when: a line, or one for each phase."""
-
-  def rows_of(part):
-    cut = part.accumulation
-    return f'{part.batch_size} rows' + (
-      f' in {cut} micro-batches' if cut > 1 else ''
-    )
-
-  if course.steps is None:
-    hours = (course.seconds or 0) / 3600
-    lines = [f'{hours:g} hours of training']
-    if len(course.parts) == 1:
-      return [f'budget      {lines[0]}, {rows_of(course.parts[0])} a step']
-    lines += [
-      f'until {part.until:.1%}: steps of {rows_of(part)} of '
-      f'{course.seq_lens[part.stage]} tokens'
-      for part in course.parts
-    ]
-    return [f'{"" if n else "budget":12}{line}' for n, line in enumerate(lines)]
-  phases = course.phases()
-  if len(phases) == 1:
-    epochs = course.steps * phases[0].batch_size / num_rows
-    return [
-      f'steps       {course.steps:,} of {rows_of(phases[0])}, {epochs:,.2f} '
-      f'epochs of {num_rows:,} rows'
-    ]
-  return [
-    f'{"" if n else "steps":12}to {course.last_step(phase):,}: '
-    f'{rows_of(phase)} of {phase.seq_len} tokens'
-    for n, phase in enumerate(phases)
-  ]
-
-
-def _warmup(config: ConfigDict, course: Course) -> str:
-  share = config_lib.warmup_of(config, course.steps)
-  if course.steps is None:
-    return f'{share:.0%}'
-  return f'{round(share * course.steps):,} steps'
+if __name__ == '__main__':
+  sys.exit(run(sys.argv))

@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert import plan as plan_lib
+from shared_bert import run_plan, train_validation
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import masking, toy
@@ -25,7 +25,6 @@ from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
-from shared_bert.training.phases import Part
 from shared_bert.training.run import Options
 from shared_bert.training.step_folders import Checkpoint
 
@@ -58,10 +57,7 @@ def pretrain(
   start = open_checkpoint(config.init_from) if config.init_from else None
   mesh = mesh_lib.make_mesh()
   train = config.train
-  for part in config_lib.parts_of(config):
-    mesh_lib.check_batch_size(
-      _batch_key(train, part), part.batch_size, mesh, part.accumulation
-    )
+  train_validation.check_shares(config, mesh)
 
   # Data: rows of tokens, the same for every run on these corpora.
   corpora = open_corpora(config, start)
@@ -120,7 +116,7 @@ def pretrain(
   schedule = optimizer_lib.schedule_of_config(
     train, config_lib.warmup_of(config, course.steps)
   )
-  plan = plan_lib.describe(
+  plan = run_plan.describe(
     config,
     workdir,
     model,
@@ -195,14 +191,6 @@ def _with_perplexity(means: dict[str, float]) -> dict[str, float]:
   """Means of the training metrics, and the perplexity of masked words."""
   loss = means.get('masked_loss', means['loss'])
   return means | {'perplexity': math.exp(min(loss, 700.0))}
-
-
-def _batch_key(train: ConfigDict, part: Part) -> str:
-  """The key that a part's rows a step come from, for messages."""
-  if part.batch_size in train.stage_batch_sizes:
-    return 'train.stage_batch_sizes'
-  same = part.batch_size == train.batch_size
-  return 'train.batch_size' if same else 'train.ramp_batch_size'
 
 
 def _heldout(

@@ -89,6 +89,22 @@ class TaskData:
     )
 
 
+def trainable_task(name: str) -> Task:
+  """A task of GLUE that has rows to train on.
+
+  Raises:
+    UserError: if there is none of that name, or it has none.
+  """
+  task = glue.get_task(name)
+  if task.trained_as:
+    raise UserError(
+      f'data.task={task.name} has no training data: the model of '
+      f'{task.trained_as} predicts it, in the runs of '
+      f'data.task={task.trained_as}.'
+    )
+  return task
+
+
 def load_task(
   data: ConfigDict,
   *,
@@ -132,13 +148,7 @@ def load_task(
       say(remark)
     return _chosen(TaskData(task, splits, {}), named, is_wanted)
 
-  task = glue.get_task(data.task)
-  if task.trained_as:
-    raise UserError(
-      f'data.task={task.name} has no training data: the model of '
-      f'{task.trained_as} predicts it, in the runs of '
-      f'data.task={task.trained_as}.'
-    )
+  task = trainable_task(data.task)
   wanted = {split: (task, split) for split in task.splits}
   borrowed = {}
   for other in TASKS.values():

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from shared_bert.data import batches as batches_lib
@@ -38,7 +38,11 @@ class TaskModel:
   """
 
   def __init__(
-    self, model: BertConfig, data: TaskData, config: ConfigDict, mesh: Mesh
+    self,
+    model: BertConfig,
+    data: TaskData,
+    config: ConfigDict,
+    mesh: Mesh | AbstractMesh,
   ):
     """Compiles nothing yet.
 
@@ -46,7 +50,7 @@ class TaskModel:
       model: what to build.
       data: encoded.
       config: of the run, for the sizes of evaluation batches.
-      mesh: of the devices.
+      mesh: of the devices; for shapes alone an abstract one will do.
     """
     self._model, self._data = model, data
     self._config, self._mesh = config.data, mesh

@@ -4,10 +4,12 @@ import copy
 import math
 import re
 
+from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
 from shared_bert.errors import UserError
+from shared_bert.training.phases import Part
 
 # How long a run is: one of them.
 _BUDGETS = ('steps', 'epochs', 'tokens', 'hours')
@@ -137,3 +139,33 @@ def _check_ramp(train: ConfigDict, first_share: float) -> None:
       f'train.ramp_ratio={ratio:g} ends after the first stage, which has '
       f'{first_share:g} of the run: lower it.'
     )
+
+
+def check_shares(config: ConfigDict, mesh: Mesh | AbstractMesh) -> None:
+  """Refuses batches that the devices cannot share equally.
+
+  Args:
+    config: of a run, validated.
+    mesh: of the devices, which need not be here.
+
+  Raises:
+    UserError: naming the key, with the nearest sizes that work.
+  """
+  # Imported late: the mesh wants Flax.
+  from shared_bert.training.mesh import check_batch_size
+
+  for part in config_lib.parts_of(config):
+    check_batch_size(
+      _batch_key(config.train, part), part.batch_size, mesh, part.accumulation
+    )
+  if 'eval_batch_size' in config.data:
+    check_batch_size('data.eval_batch_size', config.data.eval_batch_size, mesh)
+
+
+def _batch_key(train: ConfigDict, part: Part) -> str:
+  """The key that a part's rows a step come from, for messages."""
+  # Fine-tuning has no stages.
+  if part.batch_size in (train.get('stage_batch_sizes') or ()):
+    return 'train.stage_batch_sizes'
+  same = part.batch_size == train.batch_size
+  return 'train.batch_size' if same else 'train.ramp_batch_size'

@@ -118,11 +118,12 @@ _TUPLES: dict[str, tuple[type, str]] = {
 }
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: ConfigDict, needs_data: bool = True) -> None:
   """Refuses what cannot work.
 
   Args:
     config: of one of the functions of `shared_bert.config`, with changes.
+    needs_data: refuses pre-training on nothing, which a plan may be of.
 
   Raises:
     UserError: naming the key and the mend.
@@ -150,7 +151,7 @@ def validate(config: ConfigDict) -> None:
     train_validation.validate_stages(config)
   train_validation.validate_train(config)
   if is_pretraining:
-    _validate_pretrain(config)
+    _validate_pretrain(config, needs_data)
   else:
     _validate_task(config)
   if config.job == 'eval' and not config.init_from:
@@ -220,7 +221,7 @@ def _check_tuples(values: dict[str, Any]) -> None:
       raise UserError(f'{key}={tuple(values[key])!r} must hold {what}.')
 
 
-def _validate_pretrain(config: ConfigDict) -> None:
+def _validate_pretrain(config: ConfigDict, needs_data: bool) -> None:
   data = config.data
   _check_source(config, ('text', 'toy'))
   if not train_validation.budgets(config):
@@ -233,7 +234,8 @@ def _validate_pretrain(config: ConfigDict) -> None:
       'data.text and data.corpus are only read with data.source=text, and '
       'data.source is toy: set one or the other.'
     )
-  if data.source == 'text' and bool(data.corpus) == bool(data.text):
+  named = bool(data.corpus) + bool(data.text)
+  if data.source == 'text' and (named > 1 or (needs_data and not named)):
     raise UserError(
       'set data.corpus to a folder that `python -m shared_bert.prepare` '
       'wrote, or data.text to your text files (such as "books/*.txt"), and '

@@ -21,7 +21,7 @@ import signal
 import subprocess
 import sys
 
-_COMMANDS = ('shared_bert.main', 'shared_bert.prepare')
+_COMMANDS = ('shared_bert.main', 'shared_bert.plan', 'shared_bert.prepare')
 _ROOT = pathlib.Path(__file__).parents[1]
 _SECONDS = 300  # after which a command is killed
 
@@ -69,7 +69,7 @@ class CommandServer:
     """Runs `python -m shared_bert.COMMAND ARGV` in the root of the repository.
 
     Args:
-      command: `main` or `prepare`.
+      command: `main`, `plan` or `prepare`.
       *argv: its arguments.
       **settings: `devices=False` for a JAX that finds no device;
         `largest_file`, the bytes that fit a file; `humble=True` for a user

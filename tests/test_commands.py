@@ -182,7 +182,7 @@ def test_verbose_shows_where_an_error_came_from(command, commands):
   assert done.err.splitlines()[-1].startswith('error: ')
 
 
-@pytest.mark.parametrize('command', ['main', 'prepare'])
+@pytest.mark.parametrize('command', ['main', 'plan', 'prepare'])
 @pytest.mark.parametrize('flag', ['--help', '-h'])
 def test_help_fits_a_screen(command, flag, commands):
   done = commands.run(command, flag, devices=False)

@@ -18,7 +18,7 @@ from absl import flags
 from absl.testing import flagsaver
 
 from shared_bert import config as config_lib
-from shared_bert import main, prepare, validation
+from shared_bert import main, plan, prepare, validation
 from shared_bert.training import mesh as mesh_lib
 from tests.tiny_jobs import SMALL, sentences
 
@@ -43,6 +43,7 @@ SHORT = [
   '--config.train.accumulation=1',
   '--config.train.warmup_steps=0',
 ]
+OTHERS = {f'python -m {module.__name__}': module for module in (plan, prepare)}
 SHORT_TIME = '--config.train.hours=1e-9'
 NO_RAMP = [f'--config.train.ramp_{k}=0' for k in ('batch_size', 'ratio')]
 SHORT_TASK = ['--config.data.eval_batch_size=16', '--config.train.steps=1']
@@ -120,12 +121,12 @@ def parse(arguments, monkeypatch):
   return config
 
 
-def run(arguments, monkeypatch, place):
-  argv = ['shared_bert.main', *arguments]
+def run(arguments, monkeypatch, place, command=main):
+  argv = [command.__name__, *arguments]
   monkeypatch.setattr(sys, 'argv', argv)
   monkeypatch.chdir(place)
   with flagsaver.flagsaver():
-    return main.run(argv)
+    return command.run(argv)
 
 
 def write_own_files(folder):
@@ -191,10 +192,8 @@ def test_commands_of_the_documents_work_in_their_order(
   for path in DOCUMENTS:
     for words in commands(path):
       here = f'{name_of(path)}: {shlex.join(words)}'
-      if words[:3] == ['python', '-m', 'shared_bert.prepare']:
-        monkeypatch.chdir(place)
-        with flagsaver.flagsaver():
-          code = prepare.run(['prepare', *words[3:]])
+      if command := OTHERS.get(shlex.join(words[:3])):
+        code = run(words[3:], monkeypatch, place, command)
         assert code == 0, f'{here}\n{capsys.readouterr().err}'
         continue
       arguments = as_job(words)

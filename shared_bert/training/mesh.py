@@ -5,7 +5,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+)
 
 from shared_bert.errors import UserError
 from shared_bert.model.parameters import name_of
@@ -46,7 +52,31 @@ def make_mesh(devices: list[jax.Device] | None = None) -> Mesh:
   )
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1):
+def planned_mesh(data: int, fsdp: int = 1) -> AbstractMesh:
+  """A mesh of devices that are not here, for plans.
+
+  Args:
+    data: devices along `data`, at least 1.
+    fsdp: devices along `fsdp`.
+
+  Raises:
+    UserError: if `fsdp` is not 1: no rule uses that axis.
+  """
+  if fsdp != 1:
+    raise UserError(
+      f'fsdp={fsdp}: parameters are copied to each device as yet, so that an '
+      f'axis fsdp would save no memory: use data={data * fsdp}.'
+    )
+  return AbstractMesh(
+    (data, fsdp),
+    ('data', 'fsdp'),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+  )
+
+
+def check_batch_size(
+  name: str, batch_size: int, mesh: Mesh | AbstractMesh, parts: int = 1
+) -> None:
   """Refuses a batch that the devices cannot share equally.
 
   Args:
@@ -69,7 +99,7 @@ def check_batch_size(name: str, batch_size: int, mesh: Mesh, parts: int = 1):
     )
 
 
-def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
+def state_shardings(mesh: Mesh | AbstractMesh, abstract_state: Any) -> Any:
   """The sharding of every leaf by `PARTITION_RULES`.
 
   Args:
@@ -88,7 +118,9 @@ def state_shardings(mesh: Mesh, abstract_state: Any) -> Any:
   return jax.tree_util.tree_map_with_path(sharding, abstract_state)
 
 
-def place_batch(mesh: Mesh, batch: dict[str, np.ndarray]) -> dict:
+def place_batch(
+  mesh: Mesh | AbstractMesh, batch: dict[str, np.ndarray]
+) -> dict:
   """Puts a batch on the devices, rows shared along `data`.
 
   Args:

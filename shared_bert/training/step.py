@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from shared_bert.training.mesh import state_shardings
 
@@ -59,7 +59,7 @@ def abstract_state(
   make_params: Callable[[], Any],
   optimizer: optax.GradientTransformation,
   metric_names: tuple[str, ...],
-  mesh: Mesh,
+  mesh: Mesh | AbstractMesh,
 ) -> Any:
   """What a state looks like: to restore checkpoints into.
 

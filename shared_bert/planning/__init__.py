@@ -1,0 +1,1 @@
+"""What a run will need, worked out before there is a device to run it on."""
