@@ -227,6 +227,11 @@ def _split(text: str) -> list[str]:
   return [part.strip() for part in text.split(',') if part.strip()]
 
 
+def _split_options(texts: Sequence[str]) -> list[str]:
+  """Flags with commas between; a flag's value may have commas too."""
+  return [part for text in texts for part in re.split(r',(?=--)', text)]
+
+
 def _command() -> None:
   if not _OUTPUT.value:
     raise UserError('no --output is given: name the folder to make.')
@@ -252,12 +257,7 @@ def _command() -> None:
     text_key=_TEXT_KEY.value,
     data_dir=_DATA_DIR.value,
     runner=_RUNNER.value,
-    # A value may have commas too, but no comma before a flag.
-    beam_options=[
-      option
-      for options in _BEAM_OPTIONS.value
-      for option in re.split(r',(?=--)', options)
-    ],
+    beam_options=_split_options(_BEAM_OPTIONS.value),
   )
 
 
