@@ -113,10 +113,10 @@ def request_of(folder: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def _told(failure: pathlib.Path) -> Iterator[None]:
-  """Writes down what went wrong in a worker, where no one has yet."""
+  """Writes down what went wrong in a worker, for `meaning`."""
   try:
     yield
-  except (Preempted, WorkStopped):
+  except (MemoryError, Preempted, WorkStopped):
     raise
   except Exception as error:
     told: dict[str, Any] = {'bug': traceback.format_exc()}
@@ -126,25 +126,27 @@ def _told(failure: pathlib.Path) -> Iterator[None]:
       name = error.filename and os.fspath(error.filename)
       told = {'os': [error.errno, error.strerror, name]}
     with contextlib.suppress(OSError):
-      if not failure.exists():
+      # The disk may have been mended since; the text may not.
+      if 'sentence' in told or not failure.exists():
         row_files.write_file(failure, [json.dumps(told).encode()])
     raise
 
 
-def meaning(error: Exception, failure: pathlib.Path, runner: str) -> Exception:
+def meaning(
+  error: Exception, failure: pathlib.Path, runner: str, more: str
+) -> Exception:
   """What a runner's exception says, of which it mostly has the text alone.
 
   Args:
     error: of the runner.
     failure: where a worker may have said more.
     runner: its name.
+    more: what shows more of an error that nobody understands.
 
   Returns:
     The exception as it would have come without a runner.
   """
   text = str(error)
-  if isinstance(error, Preempted):
-    return error
   with contextlib.suppress(FileNotFoundError):
     told = json.loads(failure.read_bytes())
     failure.unlink()
@@ -161,7 +163,7 @@ def meaning(error: Exception, failure: pathlib.Path, runner: str) -> Exception:
     return OSError(int(found[1]), os.strerror(errno.ENOSPC))
   last = text.strip().splitlines()[-1:] or ['']
   return WorkStopped(
-    f'{runner} failed ({type(error).__name__}: {last[0]}); --verbose shows all '
-    'of it. Mend it and run the same command again, which goes on where this '
-    'one stopped.'
+    f'{runner} failed ({type(error).__name__}: {last[0]}); {more} shows more. '
+    'Run the same command again when it is mended: it goes on where this one '
+    'stopped.'
   )

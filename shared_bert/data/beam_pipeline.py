@@ -24,6 +24,7 @@ import secrets
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -41,7 +42,6 @@ _PROGRESS_SECONDS = 5
 # NFS may take this long to show what another machine has written: its
 # `acdirmax`, 60 s by default, and a little more.
 _APPEARING_SECONDS = 75
-_LOG = 'beam.log'
 
 
 def run_by(runner: str, options: Sequence[str] = ()) -> stages.RunStages:
@@ -121,14 +121,20 @@ class _BeamStages:
       )
       # A name of its own, for what is said in this run and not in another.
       failure = folder / stages.SPILLS / f'failure-{secrets.token_hex(4)}'
+      log = folder / stages.SPILLS / 'beam.log'
       with contextlib.ExitStack() as stack:
         if self._is_direct:
-          stack.enter_context(_quiet(folder / stages.SPILLS / _LOG))
+          stack.enter_context(_quiet(log))
         stack.enter_context(_progress(folder, len(names)))
         try:
           self._run(inputs, folder, failure, tokenise, make_rows, missing)
+        except Preempted:
+          raise
         except Exception as error:
-          raise beam_functions.meaning(error, failure, self.runner) from error
+          more = str(log) if self._is_direct else '--verbose'
+          raise beam_functions.meaning(
+            error, failure, self.runner, more
+          ) from error
       self._await(folder, names)
     return {name: stages.read_facts(folder, name) for name in names}
 
@@ -259,14 +265,19 @@ def _quiet(log: pathlib.Path) -> Iterator[None]:
     log: the file.
   """
   logger, own = logging.getLogger('apache_beam'), sys.stderr
-  level, stderr = logger.level, os.dup(2)
+  level, hook, stderr = logger.level, threading.excepthook, os.dup(2)
   with contextlib.ExitStack() as stack:
     stack.callback(os.close, stderr)
     stack.callback(logger.setLevel, level)
     logger.setLevel(logging.CRITICAL + 1)
-    with log.open('ab') as stream:
-      os.dup2(stream.fileno(), 2)
+    stream = stack.enter_context(log.open('a', errors='backslashreplace'))
+    os.dup2(stream.fileno(), 2)
     stack.callback(os.dup2, stderr, 2)
+    stack.callback(setattr, threading, 'excepthook', hook)
+    # Of a thread of Beam's: the run fails of it too.
+    threading.excepthook = lambda told: traceback.print_exception(
+      told.exc_value, file=stream
+    )
     if own is sys.__stderr__:
       ours = open(stderr, 'w', errors='backslashreplace', closefd=False)
       stack.enter_context(ours)
