@@ -13,13 +13,14 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from shared_bert import command_line
-from shared_bert.data import preparation, sources
+from shared_bert.data import beam_pipeline, preparation, sources
 from shared_bert.data.corpus import Corpus
 from shared_bert.data.preparation import NewVocabulary
 from shared_bert.data.tokenizer import Tokenizer
@@ -53,7 +54,7 @@ _WORKERS = flags.DEFINE_integer(
   'workers',
   None,
   'Processes; the result does not depend on it. Default: one a core, fewer for '
-  'little text.',
+  'little text. Not with --runner, which has its own.',
 )
 _HELDOUT_FRACTION = flags.DEFINE_float(
   'heldout_fraction', 0.01, 'Share of the documents kept for evaluation.'
@@ -66,6 +67,17 @@ _PAIRS = flags.DEFINE_bool(
 )
 _SHARDS = flags.DEFINE_integer(
   'shards', None, 'Files of rows; default: as the size of the text asks for.'
+)
+_RUNNER = flags.DEFINE_string(
+  'runner',
+  None,
+  'Runner of Apache Beam instead of processes of this machine: DirectRunner, '
+  'FlinkRunner, DataflowRunner, …; see docs/guides/pretrain.md.',
+)
+_BEAM_OPTIONS = flags.DEFINE_multi_string(
+  'beam_options',
+  [],
+  'Flags for Beam, with commas between: --direct_num_workers=2,….',
 )
 # Text on disk that is worth a process of its own.
 _WORKER_BYTES = 8_000_000
@@ -86,6 +98,8 @@ def prepare(
   shards: int | None = None,
   text_key: str = 'text',
   data_dir: str | pathlib.Path = 'data',
+  runner: str | None = None,
+  beam_options: Sequence[str] = (),
 ) -> Corpus:
   """Prepares a corpus, or opens it if it was prepared so before.
 
@@ -105,13 +119,16 @@ def prepare(
     shards: files of rows; None for what the size of the text asks for.
     text_key: the key, column or feature that holds the text of a record.
     data_dir: the folder of TensorFlow Datasets.
+    runner: Apache Beam's runner that does the work in place of `workers`.
+    beam_options: flags for it, each `--name=value`.
 
   Returns:
     The corpus, opened.
 
   Raises:
-    UserError: both or neither of `vocab` and `vocab_size`, or what
-      `find_sources` and `prepare_corpus` raise.
+    UserError: both or neither of `vocab` and `vocab_size`, options of Beam
+      without a runner, or what `find_sources`, `beam_pipeline.run_by` and
+      `prepare_corpus` raise.
   """
   if isinstance(patterns, str):
     patterns = _split(patterns)
@@ -124,6 +141,14 @@ def prepare(
     raise UserError(
       'Give either --vocab=FILE, an existing vocabulary, or --vocab_size=N, '
       'to train one on the text; not both and not neither.'
+    )
+  run_stages = None
+  if runner:
+    run_stages = beam_pipeline.run_by(runner, beam_options)
+  elif beam_options:
+    raise UserError(
+      '--beam_options are for a runner of Apache Beam: name one, such as '
+      '--runner=DirectRunner.'
     )
   found = sources.find_sources(patterns, '--input', text_key, data_dir)
   if workers is None:
@@ -139,6 +164,7 @@ def prepare(
     deduplicate=deduplicate,
     pairs=pairs,
     shards=shards,
+    run_stages=run_stages,
   )
 
 
@@ -201,9 +227,21 @@ def _split(text: str) -> list[str]:
   return [part.strip() for part in text.split(',') if part.strip()]
 
 
+def _split_options(texts: Sequence[str]) -> list[str]:
+  """Flags with commas between; a flag's value may have commas too."""
+  return [part for text in texts for part in re.split(r',(?=--)', text)]
+
+
 def _command() -> None:
   if not _OUTPUT.value:
     raise UserError('no --output is given: name the folder to make.')
+  if _RUNNER.value and _WORKERS.value is not None:
+    raise UserError(
+      '--workers are processes of this machine, and --runner has workers of '
+      "its own: give one of the two; DirectRunner's are set by "
+      '--beam_options=--direct_num_workers=N,'
+      '--direct_running_mode=multi_processing.'
+    )
   prepare(
     [command_line.expand_home(pattern) for pattern in _INPUT.value],
     command_line.expand_home(_OUTPUT.value),
@@ -218,6 +256,8 @@ def _command() -> None:
     shards=_SHARDS.value,
     text_key=_TEXT_KEY.value,
     data_dir=_DATA_DIR.value,
+    runner=_RUNNER.value,
+    beam_options=_split_options(_BEAM_OPTIONS.value),
   )
 
 

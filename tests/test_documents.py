@@ -135,8 +135,7 @@ def write_own_files(folder):
     with (folder / name).open('w', newline='') as file:
       rows = csv.writer(file)
       rows.writerow(['question', 'answer', 'label'])
-      labels = ['yes', 'no'] * 20
-      rows.writerows(zip(*texts, labels, strict=True))
+      rows.writerows(zip(*texts, ['yes', 'no'] * 20, strict=True))
   for name in ('train.jsonl', 'dev.jsonl', 'test.jsonl'):
     lines = [
       json.dumps({'review': text, 'score': len(text) % 5 / 4})
@@ -193,7 +192,9 @@ def test_commands_of_the_documents_work_in_their_order(
     for words in commands(path):
       here = f'{name_of(path)}: {shlex.join(words)}'
       if command := OTHERS.get(shlex.join(words[:3])):
-        code = run(words[3:], monkeypatch, place, command)
+        # Without Beam, which is not everywhere and has tests of its own.
+        here_only = [w for w in words if not re.match('--(runner|beam_)', w)]
+        code = run(here_only[3:], monkeypatch, place, command)
         assert code == 0, f'{here}\n{capsys.readouterr().err}'
         continue
       arguments = as_job(words)

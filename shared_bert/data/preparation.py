@@ -8,6 +8,7 @@ preparation that was killed goes on.
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from shared_bert.data.packing import SHORTEST_CHUNK, RowMaker
 from shared_bert.data.sources import Source
 from shared_bert.data.stages import say
 from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
-from shared_bert.data.workers import WorkerDied
+from shared_bert.data.workers import WorkStopped
 from shared_bert.errors import UserError
 
 # Text that a vocabulary is trained on; more changes it little.
@@ -35,7 +36,6 @@ _TRAINING_BYTES = 50_000_000
 _SHARD_BYTES = 2**25
 # Each shard is a file to keep open; more text makes larger ones.
 _MOST_SHARDS = 256
-_REQUEST = 'request.json'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +62,7 @@ def prepare_corpus(
   shards: int | None = None,
   deduplicate: bool = False,
   pairs: bool = False,
+  run_stages: stages.RunStages | None = None,
 ) -> Corpus:
   """Packs text files into rows for pre-training and opens the result.
 
@@ -86,6 +87,7 @@ def prepare_corpus(
     deduplicate: keeps one of the documents that are equal.
     pairs: makes rows of next-sentence pairs, one a row, of documents whose
       lines are sentences.
+    run_stages: runs the stages in place of `workers` processes of this machine.
 
   Returns:
     The corpus, opened.
@@ -137,7 +139,10 @@ def prepare_corpus(
     heldout = math.ceil(shards * heldout_fraction)
     tokenise = Tokenise(tokenizer, Sharding(shards, heldout, heldout_fraction))
     make_rows = RowMaker.of(tokenizer, seq_len, deduplicate, pairs)
-    made = stages.run_stages(found, partial, tokenise, make_rows, workers)
+    run_stages = run_stages or functools.partial(
+      stages.run_stages, workers=workers
+    )
+    made = run_stages(found, partial, tokenise, make_rows)
     audit = publication.write_manifest(partial, request, tokenise, made)
     _publish(partial, output)
   corpus = corpus_lib.open_corpus(output)
@@ -241,12 +246,8 @@ def _partial_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
       'make room and run the same command again, which goes on where this one '
       f'stopped, or remove {partial}.'
     ) from error
-  except WorkerDied as error:
-    raise UserError(
-      'A worker process was killed, perhaps because memory ran out; run the '
-      'same command again, with fewer --workers: it goes on where this one '
-      'stopped.'
-    ) from error
+  except WorkStopped as error:
+    raise UserError(str(error)) from error
   finally:
     os.close(lock)
 
@@ -262,7 +263,7 @@ def _start(
   What an interrupted preparation of the same request left stays, its
   vocabulary above all: training twice gives two vocabularies.
   """
-  mark = partial / _REQUEST
+  mark = partial / stages.REQUEST
   wanted = json.dumps([shared_bert.__version__, stages.state(), request])
   if not mark.is_file() or mark.read_text('utf-8') != wanted:
     shutil.rmtree(partial / stages.SPILLS, ignore_errors=True)
@@ -284,7 +285,7 @@ def _start(
 
 
 def _publish(partial: pathlib.Path, output: pathlib.Path) -> None:
-  publication.publish(partial, output, leave=(stages.SPILLS, _REQUEST))
+  publication.publish(partial, output, leave=(stages.SPILLS, stages.REQUEST))
 
 
 def _summary(manifest: dict) -> str:

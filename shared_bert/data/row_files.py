@@ -11,6 +11,7 @@ import io
 import mmap
 import os
 import pathlib
+import secrets
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -39,8 +40,9 @@ def write_file(path: pathlib.Path, parts: Sequence[Any]) -> None:
   Raises:
     OSError: it cannot be written.
   """
-  # Another process may be writing the same bytes, if its parent was killed.
-  draft = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+  # Another process may be writing the same bytes, if its parent was killed; on
+  # another machine it may even have the number of this one.
+  draft = path.with_name(f'{path.name}.{secrets.token_hex(4)}.tmp')
   try:
     with draft.open('wb') as stream:
       for part in parts:

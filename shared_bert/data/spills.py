@@ -3,12 +3,12 @@
 A spill holds the documents of one block, those of a shard together, behind an
 index: int64 [shards, 4], for each shard where its part begins in the file, and
 its documents, lines and tokens. A part has the columns of `Documents` one after
-the other.
+the other, which is how a shuffle of Beam's carries them too.
 """
 
 import os
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -35,25 +35,38 @@ def write_spill(
   Raises:
     OSError: it cannot be written.
   """
-  of_shards: list[list[Document]] = [[] for _ in range(num_shards)]
-  for shard, document in documents:
-    of_shards[shard].append(document)
   index = np.zeros((num_shards, _COLUMNS), '<i8')
   parts = []
   start = index.nbytes
-  for shard, members in enumerate(of_shards):
-    if not members:
-      continue
-    table = Documents.of(members, dtype)
-    index[shard] = (
-      start,
-      len(table.digests),
-      len(table.line_lengths),
-      len(table.ids),
-    )
-    parts += [column.tobytes() for column in table]
-    start += sum(column.nbytes for column in table)
+  for shard, (sizes, part) in parts_of_shards(documents, dtype).items():
+    index[shard] = (start, *sizes)
+    parts.append(part)
+    start += len(part)
   row_files.write_file(path, [index.tobytes(), *parts])
+
+
+def parts_of_shards(
+  documents: Iterable[tuple[int, Document]], dtype: np.dtype
+) -> Mapping[int, tuple[Sequence[int], bytes]]:
+  """Puts the documents of each shard into the bytes of a part.
+
+  Args:
+    documents: shard and document.
+    dtype: of the ids.
+
+  Returns:
+    Shard -> its documents, lines and tokens, and the part; ascending, without
+    shards that have no document.
+  """
+  of_shards: dict[int, list[Document]] = {}
+  for shard, document in documents:
+    of_shards.setdefault(shard, []).append(document)
+  parts = {}
+  for shard in sorted(of_shards):
+    table = Documents.of(of_shards[shard], dtype)
+    sizes = len(table.digests), len(table.line_lengths), len(table.ids)
+    parts[shard] = sizes, b''.join(column.tobytes() for column in table)
+  return parts
 
 
 def read_shard(
@@ -80,32 +93,51 @@ def read_shard(
       index = np.frombuffer(_read(handle, width, shard * width, path), '<i8')
       start, *sizes = index.tolist()
       if sizes[0]:
-        tables.append(_table(handle, start, sizes, dtype, path))
+        part = _read(handle, _part_bytes(sizes, dtype), start, path)
+        tables.append(read_part(sizes, part, dtype))
     finally:
       os.close(handle)
   return Documents.joined(tables)
 
 
-def _table(
-  handle: int, start: int, sizes: list[int], dtype: np.dtype, path: pathlib.Path
-) -> Documents:
-  """The part of a spill that begins at `start`."""
+def read_part(sizes: Sequence[int], part: bytes, dtype: np.dtype) -> Documents:
+  """The documents of a part.
+
+  Args:
+    sizes: its documents, lines and tokens.
+    part: of `parts_of_shards`.
+    dtype: of the ids.
+
+  Returns:
+    The documents, as views of `part`.
+  """
+  arrays, place = [], 0
+  for kind, shape in _columns(sizes, dtype):
+    count = int(np.prod(shape))
+    arrays.append(np.frombuffer(part, kind, count, place).reshape(shape))
+    place += count * kind.itemsize
+  return Documents(*arrays)
+
+
+def _columns(
+  sizes: Sequence[int], dtype: np.dtype
+) -> tuple[tuple[np.dtype, tuple[int, ...]], ...]:
+  """Types and shapes of the columns of `Documents`."""
   documents, lines, tokens = sizes
-  columns = (
+  return (
     (np.dtype('<u8'), (documents, 2)),
     (np.dtype('<u4'), (documents,)),
     (np.dtype('<u4'), (documents,)),
     (np.dtype('<u4'), (lines,)),
     (dtype, (tokens,)),
   )
-  size = sum(kind.itemsize * int(np.prod(shape)) for kind, shape in columns)
-  data = _read(handle, size, start, path)
-  arrays, place = [], 0
-  for kind, shape in columns:
-    count = int(np.prod(shape))
-    arrays.append(np.frombuffer(data, kind, count, place).reshape(shape))
-    place += count * kind.itemsize
-  return Documents(*arrays)
+
+
+def _part_bytes(sizes: Sequence[int], dtype: np.dtype) -> int:
+  return sum(
+    kind.itemsize * int(np.prod(shape))
+    for kind, shape in _columns(sizes, dtype)
+  )
 
 
 def _read(handle: int, size: int, start: int, path: pathlib.Path) -> bytes:

@@ -2,7 +2,8 @@
 
 First blocks of text are tokenised into spills, then each shard takes its
 documents out of all spills. What either has finished is a file with its final
-name, so that a killed preparation goes on where it was.
+name, so that a killed preparation goes on where it was. `run_stages` does it
+with processes of this machine, `beam_pipeline` with Apache Beam.
 """
 
 import dataclasses
@@ -21,6 +22,13 @@ from shared_bert.data.sources import Source
 from shared_bert.data.workers import Workers
 
 SPILLS = 'spills'
+# Of what is in the folder; all of it belongs to one request.
+REQUEST = 'request.json'
+# How the stages are run: `run_stages`, but for its workers.
+RunStages = Callable[
+  [Sequence[Source], pathlib.Path, Tokenise, RowMaker],
+  dict[str, dict[str, Any]],
+]
 
 # Text tokenised at a time.
 _BLOCK_BYTES = 2_000_000
@@ -41,7 +49,7 @@ def say(message: str) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Work:
+class Work:
   """A block to tokenise.
 
   Attributes:
@@ -69,7 +77,7 @@ class SpillWriter:
   folder: pathlib.Path
   tokenise: Tokenise
 
-  def __call__(self, work: _Work) -> tuple[float, int]:
+  def __call__(self, work: Work) -> tuple[float, int]:
     """Returns how far reading was when the block was full."""
     spills.write_spill(
       _spill(self.folder, work.number),
@@ -101,24 +109,21 @@ class ShardWriter:
       shard: which one.
 
     Returns:
-      `counts` of `ShardRows`, and `files`: what the manifest says of each.
+      The facts, as of `write_shard`.
     """
     name = self.tokenise.sharding.names[shard]
-    result = self.folder / SPILLS / f'{name}.json'
-    if result.exists():
-      return json.loads(result.read_text('utf-8'))
+    if _facts(self.folder, name).exists():
+      return read_facts(self.folder, name)
     documents = spills.read_shard(
       _finished(self.folder / SPILLS), shard, self.tokenise.dtype
     )
-    facts = write_shard(self.folder, name, self.make_rows, documents)
-    row_files.write_file(result, [json.dumps(facts).encode()])
-    return facts
+    return write_shard(self.folder, name, self.make_rows, documents)
 
 
 def write_shard(
   folder: pathlib.Path, name: str, make_rows: RowMaker, documents: Documents
 ) -> dict[str, Any]:
-  """Makes and writes the files of one shard.
+  """Makes and writes the files of one shard, and last what they are.
 
   Args:
     folder: to write to.
@@ -127,7 +132,10 @@ def write_shard(
     documents: all of the shard, in any order.
 
   Returns:
-    As `ShardWriter`.
+    `counts` of `ShardRows`, and `files`: what the manifest says of each.
+
+  Raises:
+    OSError: a file cannot be written.
   """
   made = make_rows(documents)
   files = {
@@ -136,7 +144,25 @@ def write_shard(
   if made.labels is not None:
     labels = f'{name}.labels.npy'
     files[labels] = row_files.write_rows(folder / labels, made.labels)
-  return {'counts': made.counts, 'files': files}
+  facts = {'counts': made.counts, 'files': files}
+  row_files.write_file(_facts(folder, name), [json.dumps(facts).encode()])
+  return facts
+
+
+def finished_shards(folder: pathlib.Path) -> set[str]:
+  """Names of the shards in a folder that are written."""
+  # Listed rather than asked for: network file systems remember for a while
+  # that a file was not there, and it may come from another machine.
+  return {path.stem for path in (folder / SPILLS).glob('*[0-9].json')}
+
+
+def read_facts(folder: pathlib.Path, name: str) -> dict[str, Any]:
+  """What `write_shard` returned for a finished shard."""
+  return json.loads(_facts(folder, name).read_text('utf-8'))
+
+
+def _facts(folder: pathlib.Path, name: str) -> pathlib.Path:
+  return folder / SPILLS / f'{name}.json'
 
 
 def run_stages(
@@ -156,12 +182,12 @@ def run_stages(
     workers: processes.
 
   Returns:
-    Shard's name -> `counts` and `files`, as of `ShardWriter`.
+    Shard's name -> its facts, as of `write_shard`.
 
   Raises:
     UserError: a file cannot be read.
     OSError: the folder cannot be written.
-    WorkerDied: a process was killed.
+    WorkStopped: a process was killed.
   """
   spill_folder = folder / SPILLS
   spill_folder.mkdir(exist_ok=True)
@@ -196,9 +222,9 @@ def _tokenise_all(
   progress = _Progress(total)
   num_blocks = 0
 
-  def missing() -> Iterator[_Work]:
+  def missing() -> Iterator[Work]:
     nonlocal num_blocks
-    for work in _blocks(inputs):
+    for work in read_blocks(inputs):
       num_blocks += 1
       if _spill(folder, work.number).exists():
         progress.skip(work.done, work.text_bytes)
@@ -210,8 +236,18 @@ def _tokenise_all(
   row_files.write_file(folder / _COMPLETE, [json.dumps(num_blocks).encode()])
 
 
-def _blocks(inputs: Sequence[Source]) -> Iterator[_Work]:
-  """The documents of all files, a few megabytes at a time."""
+def read_blocks(inputs: Sequence[Source]) -> Iterator[Work]:
+  """Reads the documents of files, a few megabytes at a time.
+
+  Args:
+    inputs: of `find_sources`.
+
+  Yields:
+    Blocks, numbered from 0.
+
+  Raises:
+    UserError: as `sources.read_documents`.
+  """
   block: Block = []
   number = size = 0
   position = _Position()
@@ -222,11 +258,11 @@ def _blocks(inputs: Sequence[Source]) -> Iterator[_Work]:
       block.append(lines)
       size += sum(map(len, lines))
       if size >= _BLOCK_BYTES:
-        yield _Work(number, block, position.done(), position.text_bytes())
+        yield Work(number, block, position.done(), position.text_bytes())
         block, size, number = [], 0, number + 1
     position.close()
   if block:
-    yield _Work(number, block, position.done(), position.text_bytes())
+    yield Work(number, block, position.done(), position.text_bytes())
 
 
 class _Position:

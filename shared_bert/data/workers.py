@@ -55,7 +55,7 @@ class Workers:
       Its results, in the order of the items.
 
     Raises:
-      WorkerDied: a process was killed.
+      WorkStopped: a process was killed.
     """
     if self._pool is None:
       yield from map(self._functions[name], items)
@@ -69,11 +69,18 @@ class Workers:
       while pending:
         yield pending.popleft().result()
     except concurrent.futures.process.BrokenProcessPool as error:
-      raise WorkerDied from error
+      raise WorkStopped(
+        'A worker process was killed, perhaps because memory ran out; run the '
+        'same command again, with fewer --workers: it goes on where this one '
+        'stopped.'
+      ) from error
 
 
-class WorkerDied(Exception):
-  """A process of the pool ended without a word: killed, as for its memory."""
+class WorkStopped(Exception):
+  """Who did the work ended, for no fault of the text or of the disk.
+
+  Its text is a sentence for the user. What was finished is worth going on with.
+  """
 
 
 _functions: dict[str, Callable] = {}
