@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from shared_bert.prepare import prepare
 from tests.bad_input import ROOT, assert_refused
 
 BASE = '--config=configs/pretrain.py:size=base'
@@ -212,6 +213,27 @@ def test_hours_pay_for_steps_at_the_speed_that_was_measured(commands):
   found = _row(lines, '0.05 TFLOP/s')
   assert int(found[0].replace(',', '')) == pytest.approx(steps, abs=1)
   assert found[2] == f'{int(found[0].replace(",", "")) * 256 * 128:,}'
+
+
+def test_stages_are_planned_by_the_rows_and_words_of_their_corpora(
+  commands, text, tmp_path
+):
+  short = prepare(str(text), tmp_path / 'short', vocab_size=60, seq_len=16)
+  prepare(str(text), tmp_path / 'long', vocab=tmp_path / 'short', seq_len=32)
+  flags = (
+    f'{TINY},steps=100 --config.train.warmup_steps=10 --config.data.seq_len=32 '
+    f'--config.data.corpus={tmp_path}/short,{tmp_path}/long '
+    '--config.train.batch_size=8'
+  )
+  lines = _planned(commands, flags)
+  words = short.tokenizer.vocab_size
+  rows = f'{len(short.train):,} rows of 16 tokens; {words} word pieces'
+  assert any(rows in line for line in lines)
+  # 90 % of the steps on the short ones: BERT's share.
+  tokens = 8 * (90 * 16 + 10 * 32)
+  assert any(line.startswith(f'work        {tokens:,} tok') for line in lines)
+  assert any('to 90: 8 rows of 16 tokens' in line for line in lines)
+  assert _row(lines, 'training step, 32 tokens')
 
 
 def test_what_does_not_fit_is_refused_after_its_table(commands):
