@@ -55,16 +55,18 @@ def stepper(run: pathlib.Path) -> Callable[[int], tuple[float, float, float]]:
   """
   config, corpus, masked = open_run(run, heldout_rows=1)
   optimizer = optimizer_lib.of_config(config.train)
+  mesh = mesh_lib.make_mesh()
   key = jax.random.key(config.seed)
   state = init_state(
     lambda: parameters.initialise(masked.make, key),
     optimizer,
     masked.metric_names,
-    mesh_lib.make_mesh(),
+    mesh,
   )
   step = make_train_step(
     masked.loss_sums,
     optimizer,
+    mesh,
     seed=config.seed,
     log_every=2**30,
     prepare=masked.prepare,

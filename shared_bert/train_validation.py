@@ -72,10 +72,14 @@ def validate_train(config: ConfigDict) -> None:
 def _check_budget(config: ConfigDict) -> None:
   given = budgets(config)
   if len(given) > 1:
-    first, second, *_ = (f'{key}={value:g}' for key, value in given.items())
+    first, second, *_ = (
+      f'{key}={value:{"," if isinstance(value, int) else "g"}}'
+      for key, value in given.items()
+    )
     raise UserError(
       f'{first} and {second} both say how long to train: leave one of them '
-      'open, as None in the config.'
+      'open, as None in the config. configs/pretrain.py takes a budget in place '
+      'of its own after the colon, such as :tokens=1e9.'
     )
 
 

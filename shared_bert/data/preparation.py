@@ -151,8 +151,8 @@ def prepare_corpus(
     say(line)
   if heldout_fraction and not len(corpus.heldout):
     say(
-      f'none of the {audit["documents"]:,} documents is held out, so there is '
-      'nothing to evaluate on: give more text, with blank lines between '
+      f'no row of the {audit["documents"]:,} documents is held out, so there '
+      'is nothing to evaluate on: give more text, with blank lines between '
       'documents, or a larger --heldout_fraction'
     )
   return corpus
@@ -203,10 +203,11 @@ def _reuse(output: pathlib.Path, request: dict) -> Corpus:
     same['shards'] = True
   differing = [name for name, is_same in same.items() if not is_same]
   if differing:
+    hint = ' A tokenizer is its vocabulary and --lowercase.'
     raise UserError(
       f'The corpus {output} exists and was made with other '
       f'{" and ".join(differing)}; it is never overwritten: name another '
-      'output, or remove it first.'
+      'output, or remove it first.' + hint * ('tokenizer' in differing)
     )
   corpus = corpus_lib.open_corpus(output)
   say(f'taking {output} as it is: {_summary(manifest)}')
