@@ -78,8 +78,8 @@ def _check_budget(config: ConfigDict) -> None:
     )
     raise UserError(
       f'{first} and {second} both say how long to train: leave one of them '
-      'open, as None in the config. configs/pretrain.py takes a budget in place '
-      'of its own after the colon, such as :tokens=1e9.'
+      'open, as None in the config. configs/pretrain.py takes a budget in its '
+      'place after the colon, such as :tokens=1e9.'
     )
 
 
