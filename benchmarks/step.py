@@ -76,12 +76,12 @@ def stepper(run: pathlib.Path) -> Callable[[int], tuple[float, float, float]]:
     config.train.batch_size,
     config.seed,
   )
-  done = 0
+  done, size = 0, config.train.batch_size
 
   def take(count: int) -> tuple[float, float, float]:
     nonlocal state, done
     coming = [
-      masked.place(rows.examples((done + n) * config.train.batch_size))
+      masked.place(rows.examples((done + n) * size, size))
       for n in range(count)
     ]
     jax.block_until_ready((coming, state))
