@@ -55,18 +55,16 @@ def stepper(run: pathlib.Path) -> Callable[[int], tuple[float, float, float]]:
   """
   config, corpus, masked = open_run(run, heldout_rows=1)
   optimizer = optimizer_lib.of_config(config.train)
-  mesh = mesh_lib.make_mesh()
   key = jax.random.key(config.seed)
   state = init_state(
     lambda: parameters.initialise(masked.make, key),
     optimizer,
     masked.metric_names,
-    mesh,
+    mesh_lib.make_mesh(),
   )
   step = make_train_step(
     masked.loss_sums,
     optimizer,
-    mesh,
     seed=config.seed,
     log_every=2**30,
     prepare=masked.prepare,
@@ -81,8 +79,7 @@ def stepper(run: pathlib.Path) -> Callable[[int], tuple[float, float, float]]:
   def take(count: int) -> tuple[float, float, float]:
     nonlocal state, done
     coming = [
-      masked.place(rows.examples((done + n) * size, size))
-      for n in range(count)
+      masked.place(rows.examples((done + n) * size, size)) for n in range(count)
     ]
     jax.block_until_ready((coming, state))
     wall, cpu = time.perf_counter(), time.process_time()

@@ -31,6 +31,8 @@ from shared_bert.training.workdir import flatten
 _VERBOSE = flags.DEFINE_bool(
   'verbose', False, 'Show the traceback of every error.'
 )
+# Where the text on a flag begins; names are shorter.
+_HELP_COLUMN = 21
 _HELP = {'--help', '-help', '-h', '--helpshort', '--helpfull'}
 # What the file system refuses, and not because of a bug.
 _REFUSALS = (
@@ -338,8 +340,9 @@ def _help(module: ModuleType) -> str:
   for flag in [*shown, flags.FLAGS[_VERBOSE.name]]:
     no = '[no]' if flag.boolean else ''
     told = '' if flag.default in (None, False, []) else f' ({flag.default})'
-    lines.append(f'  --{no}{flag.name}')
-    lines += textwrap.wrap(
-      flag.help + told, 78, initial_indent='      ', subsequent_indent='      '
+    first, *rest = textwrap.wrap(
+      ' '.join(flag.help.split()) + told, 79 - _HELP_COLUMN
     )
+    lines.append(f'{f"  --{no}{flag.name} ":{_HELP_COLUMN}}{first}')
+    lines += [' ' * _HELP_COLUMN + line for line in rest]
   return '\n'.join(lines)
