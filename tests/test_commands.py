@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import importlib.util
 import os
 import shlex
 import signal
@@ -89,6 +90,8 @@ PREPARE = {
   'an unknown flag': ('--ouput={new}', 'did you mean --output?'),
   'a word that is no flag': ('README.md', "'README.md' is not a flag"),
 }
+if importlib.util.find_spec('apache_beam'):  # which would go and fetch it
+  del PREPARE['a data set as input']
 
 # Files given as --config.
 CONFIGS = {
