@@ -55,16 +55,17 @@ def stepper(run: pathlib.Path) -> Callable[[int], tuple[float, float, float]]:
   """
   config, corpus, masked = open_run(run, heldout_rows=1)
   optimizer = optimizer_lib.of_config(config.train)
-  key = jax.random.key(config.seed)
+  key, mesh = jax.random.key(config.seed), mesh_lib.make_mesh()
   state = init_state(
     lambda: parameters.initialise(masked.make, key),
     optimizer,
     masked.metric_names,
-    mesh_lib.make_mesh(),
+    mesh,
   )
   step = make_train_step(
     masked.loss_sums,
     optimizer,
+    mesh,
     seed=config.seed,
     log_every=2**30,
     prepare=masked.prepare,

@@ -77,6 +77,16 @@ def _train() -> ConfigDict:
   )
 
 
+def _mesh() -> ConfigDict:
+  return ConfigDict(
+    {
+      # Devices that share each parameter and its optimiser state, which all the
+      # others copy: a number, such as '4', or auto: as many as memory asks for.
+      'fsdp': '1',
+    }
+  )
+
+
 def pretrain_defaults() -> ConfigDict:
   """Masked-word pre-training; BERT's recipe where it is known."""
   config = ConfigDict(
@@ -86,6 +96,7 @@ def pretrain_defaults() -> ConfigDict:
       'init_from': '',  # a workdir or checkpoint to start from or evaluate
       'tensorboard': True,  # event files beside metrics.jsonl
       'model': _model(),
+      'mesh': _mesh(),
       'train': _train(),
       'data': {
         'source': 'text',  # or toy, the embedded language
@@ -133,6 +144,7 @@ def finetune_defaults() -> ConfigDict:
       'from_mnli': False,  # task=all: RTE, MRPC, STS-B go on from MNLI's model
       'tensorboard': True,  # event files beside metrics.jsonl
       'model': _model(),
+      'mesh': _mesh(),
       'train': _train(),
       'data': {
         'source': 'tfds',  # or local, files, toy (the embedded language)

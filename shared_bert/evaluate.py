@@ -74,10 +74,13 @@ def evaluate(
     f'evaluating  step {checkpoint.step:,} of {checkpoint.path}\n'
     f'model       {run_plan.model_line(trained.model.size, model_config)}'
   )
-  mesh = mesh_lib.make_mesh()
+  devices = mesh_lib.find_devices()
+  mesh = mesh_lib.mesh_for(config.mesh.fsdp, model_config, devices)
   build = _masked_model if asked == 'pretrain' else _task_model
   model = build(config, model_config, tokenizer, checkpoint, mesh, options)
-  params = checkpoint.load_params(parameters.abstract(model.make))
+  params = checkpoint.load_params(
+    mesh_lib.placed(mesh, parameters.abstract(model.make))
+  )
   metrics = model.evaluate(params).metrics
   if isinstance(model, TaskModel) and config.data.predict_test:
     model.write_predictions(params, workdir / 'predictions')
@@ -106,7 +109,7 @@ def _masked_model(
 ) -> MaskedModel:
   """On the held-out rows of a corpus."""
   rows = config_lib.evaluation_rows(config)
-  mesh_lib.check_batch_size('train.batch_size / train.accumulation', rows, mesh)
+  mesh_lib.check_batch_size('train.batch_size / train.accumulation', rows, mesh.size)
   corpus = pretrain_lib.open_corpora(config, checkpoint)[-1]
   rows = config.data.heldout_rows or len(corpus.heldout)
   rows = min(rows, config.train.batch_size) if options.dry_run else rows
@@ -138,7 +141,7 @@ def _task_model(
       'was saved by an earlier version; fine-tune again.'
     )
   mesh_lib.check_batch_size(
-    'data.eval_batch_size', config.data.eval_batch_size, mesh
+    'data.eval_batch_size', config.data.eval_batch_size, mesh.size
   )
   loaded = task_data.load_task(config.data, evaluating=True, label_names=labels)
   if list(loaded.task.label_names) != labels:

@@ -49,9 +49,9 @@ def finetune(
     return finished
 
   # Devices that can share the batches.
-  mesh = mesh_lib.make_mesh()
+  devices = mesh_lib.find_devices()
   train = config.train
-  train_validation.check_shares(config, mesh)
+  train_validation.check_shares(config, len(devices))
 
   # Data: every split as padded rows; unlabelled ones are only predicted.
   start = open_checkpoint(config.init_from) if config.init_from else None
@@ -63,18 +63,20 @@ def finetune(
   if options.dry_run:
     data = data.head(config.data.eval_batch_size)
   task = data.task
-  rows = batches_lib.Rows(
-    data.arrays['train'],
-    train.batch_size,
-    config.seed,
-    buckets=config.data.length_buckets,
-  )
 
   # Model: its loss, outputs and metrics as compiled functions.
   model = config_lib.model_config(
     config, tokenizer.vocab_size, jax.default_backend()
   )
+  mesh = mesh_lib.mesh_for(config.mesh.fsdp, model, devices)
   task_model = TaskModel(model, data, config, mesh)
+  rows = batches_lib.Rows(
+    data.arrays['train'],
+    train.batch_size,
+    config.seed,
+    buckets=config.data.length_buckets,
+    part_of=mesh_lib.part_of(mesh),
+  )
 
   def make_params():
     key = jax.random.fold_in(jax.random.key(config.seed), 0)

@@ -85,11 +85,6 @@ class MaskedModel:
         'next_sentence_loss',
         'next_sentence_accuracy',
       )
-    self._evaluate_batch = jax.jit(
-      lambda params, batch: self._sums(
-        params, self._masked(batch, _HELDOUT_MASK_SEED), None
-      )
-    )
 
   def place(self, batch: dict[str, np.ndarray]) -> dict:
     """Puts a batch on the devices."""
@@ -198,9 +193,20 @@ class MaskedModel:
 
   def _heldout_batches(self) -> Iterator[dict]:
     for batch in batches_lib.eval_batches(
-      self._heldout, config_lib.evaluation_rows(self._config)
+      self._heldout,
+      config_lib.evaluation_rows(self._config),
+      part_of=mesh_lib.part_of(self._mesh),
     ):
       yield self.place(batch | {'epoch': np.zeros_like(batch['row_id'])})
+
+  @functools.cached_property
+  def _evaluate_batch(self) -> Callable[[Any, dict], dict]:
+    return mesh_lib.on_mesh(
+      self._mesh,
+      lambda params, batch: self._sums(
+        params, self._masked(batch, _HELDOUT_MASK_SEED), None
+      ),
+    )
 
   def evaluate(self, params: Any) -> Evaluation:
     """Loss, accuracy and perplexity of the held-out rows, if there are any.
@@ -230,7 +236,7 @@ class MaskedModel:
     sample = next(self._heldout_batches(), None)
     if sample is not None:
       sample |= jax.jit(self._segments)(sample['input_ids'])
-    return evaluation_lib.watch_attention(self._model, sample)
+    return evaluation_lib.watch_attention(self._model, self._mesh, sample)
 
 
 def arrays_of(

@@ -18,7 +18,7 @@ from shared_bert.errors import UserError
 
 flags.declare_key_flag(config_flag.CONFIG)
 _MESH = flags.DEFINE_string(
-  'mesh', 'data=1', 'Devices to plan for, by axis, such as data=8.'
+  'mesh', 'data=1', 'Devices to plan for, by axis, such as data=2,fsdp=4.'
 )
 _MEMORY = flags.DEFINE_float(
   'memory', None, 'GB (1e9 bytes) of a device; refuses what does not fit.'
@@ -78,16 +78,17 @@ def _command() -> None:
   from shared_bert import train_validation, validation
   from shared_bert.planning import course as course_lib
   from shared_bert.planning import report
-  from shared_bert.training.mesh import planned_mesh
 
   rates, meant = course_lib.speeds(
     _DEVICE.value, _TFLOPS.value, _UTILISATION.value
   )
-  mesh = planned_mesh(axes.get('data', 1), axes.get('fsdp', 1))
+  num_devices = axes.get('data', 1) * axes.get('fsdp', 1)
   validation.validate(config, needs_data=False)
   if config.job not in ('quickstart', 'eval'):
-    train_validation.check_shares(config, mesh)
-  report.show(config, path, mesh, memory, rates, meant)
+    train_validation.check_shares(config, num_devices)
+    if 'fsdp' in axes:
+      config.mesh.fsdp = str(axes['fsdp'])
+  report.show(config, path, num_devices, memory, rates, meant)
 
 
 def run(argv: Sequence[str]) -> int:

@@ -55,26 +55,28 @@ def pretrain(
 
   # What can be known before text is prepared, which may take hours.
   start = open_checkpoint(config.init_from) if config.init_from else None
-  mesh = mesh_lib.make_mesh()
+  devices = mesh_lib.find_devices()
   train = config.train
-  train_validation.check_shares(config, mesh)
+  train_validation.check_shares(config, len(devices))
 
   # Data: rows of tokens, the same for every run on these corpora.
   corpora = open_corpora(config, start)
   tokenizer = corpora[-1].tokenizer
-  rows = [
-    batches_lib.Rows(
-      arrays_of(corpus.train, corpus.train_labels),
-      train.batch_size,
-      config.seed,
-    )
-    for corpus in corpora
-  ]
 
   # Model: its loss and metrics as compiled functions, on each stage's rows.
   model = config_lib.model_config(
     config, tokenizer.vocab_size, jax.default_backend()
   )
+  mesh = mesh_lib.mesh_for(config.mesh.fsdp, model, devices)
+  rows = [
+    batches_lib.Rows(
+      arrays_of(corpus.train, corpus.train_labels),
+      train.batch_size,
+      config.seed,
+      part_of=mesh_lib.part_of(mesh),
+    )
+    for corpus in corpora
+  ]
   masked_models = [
     MaskedModel(model, config, tokenizer, heldout, mesh, heldout_labels)
     for heldout, heldout_labels in (

@@ -58,7 +58,6 @@ class TaskModel:
       model, data.task.num_outputs, rngs=rngs
     )
     self._apply = parameters.applier(self.make)
-    self._outputs = jax.jit(self._forward)
     self.metric_names = (
       ('loss',) if data.task.is_regression else ('loss', 'accuracy')
     )
@@ -91,20 +90,28 @@ class TaskModel:
     correct = (outputs.argmax(-1) == labels).astype(jnp.float32)
     return {'loss': (losses.sum(), count), 'accuracy': (correct.sum(), count)}
 
+  @functools.cached_property
+  def _outputs(self) -> Callable[[Any, dict], tuple[jax.Array, ...]]:
+    return mesh_lib.on_mesh(
+      self._mesh,
+      lambda params, batch: (
+        self._forward(params, batch),
+        batch['row_id'],
+        batch['weight'],
+      ),
+    )
+
   def outputs_of(self, params: Any, split: str) -> np.ndarray:
     """The model's outputs on a split, float32 [N, C], C classes or 1."""
     arrays = self._data.arrays[split]
     placed = (
-      (
-        mesh_lib.place_batch(self._mesh, batch),
-        batch['row_id'],
-        batch['weight'],
-      )
+      mesh_lib.place_batch(self._mesh, batch)
       for batch in batches_lib.eval_batches(
         arrays,
         self._config.eval_batch_size,
         buckets=self._config.length_buckets,
         lengths=arrays['lengths'],
+        part_of=mesh_lib.part_of(self._mesh),
       )
     )
     return evaluation_lib.predict(
@@ -157,10 +164,11 @@ class TaskModel:
         self._data.arrays[next(iter(self._data.labels))],
         self._config.eval_batch_size,
         self._config.length_buckets,
+        part_of=mesh_lib.part_of(self._mesh),
       )
     )
     return evaluation_lib.watch_attention(
-      self._model, mesh_lib.place_batch(self._mesh, sample)
+      self._model, self._mesh, mesh_lib.place_batch(self._mesh, sample)
     )
 
   def write_predictions(

@@ -4,7 +4,6 @@ import copy
 import math
 import re
 
-from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
@@ -145,12 +144,12 @@ def _check_ramp(train: ConfigDict, first_share: float) -> None:
     )
 
 
-def check_shares(config: ConfigDict, mesh: Mesh | AbstractMesh) -> None:
+def check_shares(config: ConfigDict, num_devices: int) -> None:
   """Refuses batches that the devices cannot share equally.
 
   Args:
     config: of a run, validated.
-    mesh: of the devices, which need not be here.
+    num_devices: of all processes.
 
   Raises:
     UserError: naming the key, with the nearest sizes that work.
@@ -160,10 +159,13 @@ def check_shares(config: ConfigDict, mesh: Mesh | AbstractMesh) -> None:
 
   for part in config_lib.parts_of(config):
     check_batch_size(
-      _batch_key(config.train, part), part.batch_size, mesh, part.accumulation
+      _batch_key(config.train, part),
+      part.batch_size,
+      num_devices,
+      part.accumulation,
     )
   if 'eval_batch_size' in config.data:
-    check_batch_size('data.eval_batch_size', config.data.eval_batch_size, mesh)
+    check_batch_size('data.eval_batch_size', config.data.eval_batch_size, num_devices)
 
 
 def _batch_key(train: ConfigDict, part: Part) -> str:

@@ -213,6 +213,14 @@ def _check_values(config: ConfigDict) -> None:
       if value is not None and not is_fine(value):
         raise UserError(f'{key}={value} {what}.')
   _check_tuples(values)
+  fsdp = config.mesh.fsdp
+  if fsdp != 'auto' and not (
+    fsdp.isascii() and fsdp.isdecimal() and 1 <= int(fsdp) <= 10**6
+  ):
+    raise UserError(
+      f'mesh.fsdp={fsdp} should be how many devices share each parameter, '
+      'such as 4, or auto.'
+    )
 
 
 def _check_tuples(values: dict[str, Any]) -> None:

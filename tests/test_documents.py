@@ -159,7 +159,7 @@ def place(tmp_path, text, all_of_glue):
 @pytest.fixture
 def one_device(monkeypatch):
   """Half the time to compile; the tests of the mesh have eight."""
-  make_mesh = functools.partial(mesh_lib.make_mesh, jax.devices()[:1])
+  make_mesh = functools.partial(mesh_lib.make_mesh, devices=jax.devices()[:1])
   monkeypatch.setattr(mesh_lib, 'make_mesh', make_mesh)
 
 

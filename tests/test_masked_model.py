@@ -210,7 +210,7 @@ def test_accumulated_pairs_train_by_berts_sum_of_two_means():
   # rows, so that a loss normalised by each alone would differ.
   ids, labels = pair_rows(16)
   model = masked_model(ids[:0], labels[:0])
-  mesh, sgd = mesh_lib.make_mesh(jax.devices()[:1]), optax.sgd(1.0)
+  mesh, sgd = mesh_lib.make_mesh(devices=jax.devices()[:1]), optax.sgd(1.0)
   state = init_state(
     lambda: random_params(model.make), sgd, model.metric_names, mesh
   )
@@ -218,6 +218,7 @@ def test_accumulated_pairs_train_by_berts_sum_of_two_means():
   step = make_train_step(
     model.loss_sums,
     sgd,
+    mesh,
     seed=0,
     log_every=100,
     prepare=model.prepare,

@@ -105,6 +105,7 @@ def run(
   log_every=2,
   make_batch=batch,
   devices=None,
+  fsdp=1,
   seed=0,
   data_fingerprint='data',
   init_from='',
@@ -116,9 +117,9 @@ def run(
   """`training.run.run` on the tiny model; returns its outcome."""
   workdir.mkdir(parents=True, exist_ok=True)
   config = model_config()
-  mesh = mesh_lib.make_mesh(devices)
+  mesh = mesh_lib.make_mesh(fsdp, devices)
   loss = loss_function(config)
-  evaluate_batch = jax.jit(lambda params, b: loss(params, b, None))
+  evaluate_batch = mesh_lib.on_mesh(mesh, lambda params, b: loss(params, b, None))
 
   def batches(phase, first, last):
     for step in range(first, last):
@@ -161,7 +162,7 @@ def run(
     batches=batches,
     evaluate=evaluate,
     attention_entropy=watch_attention(
-      config, batch(1000) | {'weight': np.ones(B, np.float32)}
+      config, mesh, batch(1000) | {'weight': np.ones(B, np.float32)}
     ),
     flops_per_token=lambda length: 1e6,
     identity={'data_fingerprint': data_fingerprint},

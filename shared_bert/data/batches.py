@@ -15,6 +15,8 @@ import numpy as np
 from shared_bert.data.row_files import RowFiles
 
 Array = np.ndarray | RowFiles
+# From the number of rows of a batch, B, to the numbers of some, int [B'].
+PartOf = Callable[[int], np.ndarray]
 
 _SHUFFLE_ROUNDS = 4  # of grain's block cipher; the fewest that it recommends
 # Up to here a whole epoch's permutation is made at once (8 MB, 0.1 s); grain
@@ -104,6 +106,7 @@ class Rows:
     buckets: Sequence[int] | None = None,
     lengths: np.ndarray | None = None,
     sequence_names: Sequence[str] | None = None,
+    part_of: PartOf | None = None,
   ):
     """Describes the batches; reads nothing yet.
 
@@ -118,6 +121,8 @@ class Rows:
         `arrays['lengths']`.
       sequence_names: the arrays [N, S, ...] to trim; by default every array
         whose second axis is as long as that of `arrays['input_ids']`.
+      part_of: which of the B rows of a batch to gather, where several
+        processes have a part each; all of them without.
 
     Raises:
       ValueError: arrays of different N, no rows, or buckets without lengths.
@@ -129,6 +134,7 @@ class Rows:
     self._seed = seed
     self._arrays = dict(arrays)
     self._trim = _Trim(self._arrays, buckets, lengths, sequence_names)
+    self._part_of = part_of
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
     """Gathers the batch of a step.
@@ -137,7 +143,8 @@ class Rows:
       step: counted from 0; example `step * B` is its first row.
 
     Returns:
-      Every array, [B, ...], and row_id int32 [B], epoch int32 [B].
+      Every array, [B, ...], and row_id int32 [B], epoch int32 [B]; or of a
+      part of the rows, all cut to the same length.
     """
     return self.examples(step * self.batch_size, self.batch_size)
 
@@ -152,7 +159,11 @@ class Rows:
       As of a step.
     """
     rows, epochs = epoch_rows(self.num_rows, self._seed, start, count)
-    batch = _gather(self._arrays, rows, self._trim)
+    length = self._trim.length(rows)
+    if self._part_of is not None:
+      part = self._part_of(count)
+      rows, epochs = rows[part], epochs[part]
+    batch = _gather(self._arrays, rows, self._trim.names, length)
     batch['row_id'] = rows.astype(np.int32)
     batch['epoch'] = epochs.astype(np.int32)
     return batch
@@ -164,6 +175,7 @@ def eval_batches(
   buckets: Sequence[int] | None = None,
   lengths: np.ndarray | None = None,
   sequence_names: Sequence[str] | None = None,
+  part_of: PartOf | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Every row once, in batches of one size.
 
@@ -174,6 +186,7 @@ def eval_batches(
     lengths: int [N]; when given, rows come shortest first (ties in order), so
       that buckets pay. Put results back in order by `row_id`.
     sequence_names: as for `Rows`.
+    part_of: as for `Rows`.
 
   Yields:
     Every array, [B, ...], and row_id int32 [B], weight float32 [B]. The last
@@ -191,9 +204,12 @@ def eval_batches(
     real = order[start : start + batch_size]
     rows = np.zeros(batch_size, np.int64)
     rows[: len(real)] = real
-    batch = _gather(arrays, rows, trim)
+    weight, length = np.arange(batch_size) < len(real), trim.length(rows)
+    if part_of is not None:
+      part = part_of(batch_size)
+      rows, weight = rows[part], weight[part]
+    batch = _gather(arrays, rows, trim.names, length)
     batch['row_id'] = rows.astype(np.int32)
-    weight = np.arange(batch_size) < len(real)
     batch['weight'] = weight.astype(np.float32)
     yield batch
 
@@ -279,8 +295,10 @@ class _Trim:
     self.buckets = np.array(sorted({b for b in buckets if b < seq_len}))
     self.seq_len = seq_len
 
-  def length(self, rows: np.ndarray) -> int:
-    """The smallest bucket that holds all of these rows."""
+  def length(self, rows: np.ndarray) -> int | None:
+    """The smallest bucket that holds all of these rows; None: as they are."""
+    if not self.names:
+      return None
     longest = self.lengths[rows].max()
     fitting = self.buckets[self.buckets >= longest]
     return int(fitting[0]) if len(fitting) else self.seq_len
@@ -295,14 +313,16 @@ def _num_rows(arrays: Mapping[str, Array]) -> int:
 
 
 def _gather(
-  arrays: Mapping[str, Array], rows: np.ndarray, trim: _Trim
+  arrays: Mapping[str, Array],
+  rows: np.ndarray,
+  sequence_names: frozenset[str],
+  length: int | None,
 ) -> dict[str, np.ndarray]:
   """The rows of every array, sequences trimmed, narrow integers widened."""
-  length = trim.length(rows) if trim.names else None
   batch = {}
   for name, array in arrays.items():
     values = array[rows]
-    if name in trim.names:
+    if name in sequence_names:
       values = values[:, :length]
     if values.dtype.kind in 'iu' and values.dtype.itemsize < 4:
       values = values.astype(np.int32)

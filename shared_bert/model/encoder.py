@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from shared_bert.errors import UserError
+from shared_bert.model import sharding
 from shared_bert.model.attention import SelfAttention
 from shared_bert.model.config import BertConfig
 from shared_bert.model.layers import dense, dropout, embed, layer_norm
@@ -207,6 +208,7 @@ class Encoder(nnx.Module):
       keys = jax.random.split(key, num_layers + 1)
       embedding_key, layer_keys = keys[0], keys[1:]
     x = self.embeddings(input_ids, token_type_ids, segment_ids, embedding_key)
+    x = sharding.by_rows(x)
 
     graph, parameters = nnx.split(self.layers)
 
@@ -214,14 +216,20 @@ class Encoder(nnx.Module):
       x: jax.Array, layer: tuple[Any, jax.Array | None]
     ) -> tuple[jax.Array, Any]:
       layer_parameters, layer_key = layer
+      layer_parameters = sharding.whole(
+        layer_parameters, self.config.compute_dtype
+      )
       block = nnx.merge(graph, layer_parameters)
       seen = look(block, x, segment_ids)
-      return block(x, segment_ids, layer_key), seen
+      return sharding.by_rows(block(x, segment_ids, layer_key)), seen
 
-    if self.config.remat != 'none':
+    policies = _REMAT_POLICIES
+    if sharding.is_sharded():
+      policies = policies | {'none': sharding.save_all_but_whole}
+    if self.config.remat in policies:
       apply_layer = jax.checkpoint(
         apply_layer,
-        policy=_REMAT_POLICIES[self.config.remat],
+        policy=policies[self.config.remat],
         # A scan keeps XLA from merging both computations; unrolled layers
         # need the barriers, which cost fusions.
         prevent_cse=not self.config.scan_layers,

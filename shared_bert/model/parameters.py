@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from shared_bert.model import sharding
 from shared_bert.model.config import BertConfig
 from shared_bert.model.encoder import BertModel
 
@@ -61,9 +62,22 @@ def applier(
   graph = nnx.graphdef(module)
 
   def apply(params: Params, *args: Any, **kwargs: Any) -> Any:
+    if sharding.is_sharded():
+      params = _whole_outside_layers(params)
     return getattr(nnx.merge(graph, params), method)(*args, **kwargs)
 
   return apply
+
+
+def _whole_outside_layers(params: Params) -> Params:
+  """Gathers what the mesh spreads; a layer gathers its own as it comes to it."""
+  outside, layers = {}, {}
+  for name, leaf in named_leaves(params):
+    (layers if 'layers' in name.split('/') else outside)[name] = leaf
+  found = sharding.whole(outside) | layers
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: found[name_of(path)], params
+  )
 
 
 def name_of(path: tuple[Any, ...]) -> str:

@@ -39,7 +39,7 @@ class Need:
     optimizer: its state.
     activations: the estimate; or the bytes of the optimiser's updates, as
       many as of the parameters, if these are more: they come when the
-      activations are gone.
+      activations are gone. With them what `whole_bytes` counts.
   """
 
   parameters: int
@@ -84,6 +84,29 @@ def state_bytes(subject: Subject, mesh: AbstractMesh) -> tuple[int, int]:
     mesh,
   )
   return _bytes(state['params']), _bytes(state['opt_state'])
+
+
+def whole_bytes(subject: Subject, mesh: AbstractMesh) -> int:
+  """Of matrices that devices share, while they are whole.
+
+  What is outside of the layers and one layer, with their gradients; layers in
+  the compute dtype (`model.sharding`).
+
+  Args:
+    subject: what is planned.
+    mesh: of the devices.
+  """
+  if mesh.shape['fsdp'] == 1:
+    return 0
+  params = parameters.abstract(subject.build(subject.model).make)
+  model, total = subject.model, 0
+  for name, leaf in parameters.named_leaves(params):
+    if '/layers/' in name:
+      itemsize = jax.numpy.dtype(model.compute_dtype).itemsize
+      total += leaf.size // model.num_layers * itemsize
+    else:
+      total += _size(leaf)
+  return 2 * total
 
 
 @functools.cache
@@ -178,6 +201,7 @@ class Budget:
     """
     self._subject, self._mesh = subject, mesh
     self._state = state_bytes(subject, mesh)
+    self._whole = whole_bytes(subject, mesh)
     shapes = {(self._rows_of(p), subject.seq_lens[p.stage]): p for p in parts}
     largest = {}  # of each length, the micro-batch with most rows
     for rows, seq_len in sorted(shapes):
@@ -223,7 +247,7 @@ class Budget:
       parameters=params,
       gradients=params,
       optimizer=optimizer,
-      activations=max(params, activations),
+      activations=max(params, activations + self._whole),
     )
 
   def lines(self) -> list[str]:

@@ -1,6 +1,5 @@
 """The plan of a run, on a screen or two."""
 
-from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 import shared_bert
@@ -9,15 +8,16 @@ from shared_bert import run_plan
 from shared_bert.planning import course as course_lib
 from shared_bert.planning import tables
 from shared_bert.planning.course import Speed
-from shared_bert.planning.memory import Budget
+from shared_bert.planning.memory import GB, Budget
 from shared_bert.planning.subject import subject_of
 from shared_bert.training.logging import say
+from shared_bert.training.mesh import fsdp_of, planned_mesh
 
 
 def show(
   config: ConfigDict,
   path: str,
-  mesh: AbstractMesh,
+  num_devices: int,
   memory: float | None,
   rates: list[Speed],
   meant: str,
@@ -25,9 +25,9 @@ def show(
   """Prints the plan.
 
   Args:
-    config: validated, with batches that the mesh shares equally.
+    config: validated, with batches that the devices share equally.
     path: of the config.
-    mesh: of the devices that are planned for.
+    num_devices: planned for.
     memory: GB of each, or None.
     rates: of one device.
     meant: what the rates are.
@@ -35,13 +35,19 @@ def show(
   Raises:
     UserError: for what the run would refuse, or too little memory.
   """
-  subject = subject_of(config, mesh)
+  subject = subject_of(config, planned_mesh(num_devices))
+  fsdp = fsdp_of(
+    config.mesh.fsdp, subject.model, num_devices, memory and memory * GB
+  )
+  mesh = planned_mesh(num_devices // fsdp, fsdp)
   # Before anything is said: the warm-up may leave nothing of the run.
   course = course_lib.course_lines(subject) if subject.course else []
   axes = ' '.join(f'{axis}={size}' for axis, size in mesh.shape.items())
   say(
     f'shared_bert {shared_bert.__version__} · plan of {config.job} · {path}\n'
-    f'mesh        {axes}, parameters copied to each device\n'
+    f'mesh        {axes}, parameters '
+    + (f'shared by {fsdp} devices' if fsdp > 1 else 'copied to each device')
+    + '\n'
     f'model       {run_plan.model_line(config.model.size, subject.model)}'
   )
   say('\n'.join([*subject.data, '']))

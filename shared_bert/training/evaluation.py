@@ -6,9 +6,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from shared_bert.model import inspection
 from shared_bert.model.config import BertConfig
+from shared_bert.training.mesh import on_mesh
 
 
 @dataclasses.dataclass
@@ -35,8 +37,8 @@ def evaluate_sums(
   """Means over all rows of what a compiled function sums up.
 
   Args:
-    sums_function: (params, batch) to (sum, weight) pairs by name; padded rows
-      must carry weight 0.
+    sums_function: of `on_mesh`, (params, batch) to (sum, weight) pairs by
+      name; padded rows must carry weight 0.
     params: of the model.
     batches: on the devices.
 
@@ -55,17 +57,18 @@ def evaluate_sums(
 
 
 def predict(
-  outputs_function: Callable[[Any, dict], jax.Array],
+  outputs_function: Callable[[Any, dict], tuple[jax.Array, ...]],
   params: Any,
-  batches: Iterable[tuple[dict, np.ndarray, np.ndarray]],
+  batches: Iterable[dict],
   num_rows: int,
 ) -> np.ndarray:
   """The model's outputs for every row, in the order of the rows.
 
   Args:
-    outputs_function: (params, batch) to float32 [B, C].
+    outputs_function: of `on_mesh`, (params, batch) to float32 [B, C], and of
+      all processes' rows `row_id` int32 [B] and `weight` float32 [B].
     params: of the model.
-    batches: (batch on the devices, row ids int [B], weights float [B]).
+    batches: on the devices.
     num_rows: N.
 
   Returns:
@@ -74,14 +77,10 @@ def predict(
   Raises:
     RuntimeError: if a row was not visited exactly once.
   """
-  pending = [
-    (outputs_function(params, batch), rows, weights)
-    for batch, rows, weights in batches
-  ]
+  pending = [outputs_function(params, batch) for batch in batches]
   visits = np.zeros(num_rows, np.int64)
   result = None
-  for outputs, rows, weights in pending:
-    outputs = np.asarray(outputs)
+  for outputs, rows, weights in jax.device_get(pending):
     if result is None:
       result = np.zeros((num_rows, outputs.shape[1]), outputs.dtype)
     real = weights > 0
@@ -93,12 +92,13 @@ def predict(
 
 
 def watch_attention(
-  config: BertConfig, sample: dict[str, jax.Array] | None
+  config: BertConfig, mesh: Mesh, sample: dict[str, jax.Array] | None
 ) -> Callable[[Any], dict[str, float]]:
   """How widely the layers look, on one batch that stays the same.
 
   Args:
     config: of the model.
+    mesh: of the devices.
     sample: a batch of `eval_batches` on the devices, with `input_ids`,
       `segment_ids` and perhaps `token_type_ids`, int32 [B, S], and `weight`
       [B]; rows of weight 0 do not count. None if there is nothing to look at.
@@ -110,18 +110,23 @@ def watch_attention(
   """
   if sample is None:
     return lambda params: {}
-  entropy_function = jax.jit(inspection.attention_entropy(config))
-  rows = (sample['weight'] > 0)[:, None]
-  segment_ids = sample['segment_ids'] * rows
-  uniform = float(inspection.uniform_entropy(segment_ids))
+  entropy_of = inspection.attention_entropy(config)
 
-  def watch(params: Any) -> dict[str, float]:
-    entropies = entropy_function(
+  def look(params: Any, sample: dict) -> tuple[jax.Array, jax.Array]:
+    rows = (sample['weight'] > 0)[:, None]
+    segment_ids = sample['segment_ids'] * rows
+    entropies = entropy_of(
       params, sample['input_ids'], sample.get('token_type_ids'), segment_ids
     )
+    return entropies, inspection.uniform_entropy(segment_ids)
+
+  compiled = on_mesh(mesh, look)
+
+  def watch(params: Any) -> dict[str, float]:
+    entropies, uniform = jax.device_get(compiled(params, sample))
     return {
       f'layer_{layer:02}': float(entropy)
-      for layer, entropy in enumerate(jax.device_get(entropies))
-    } | {'uniform': uniform}
+      for layer, entropy in enumerate(entropies)
+    } | {'uniform': float(uniform)}
 
   return watch

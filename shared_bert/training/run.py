@@ -192,6 +192,7 @@ def run(
   train_step = make_train_step(
     loss_function,
     optimizer,
+    mesh,
     seed=config['seed'],
     log_every=config['train']['log_every'],
     prepare=prepare,

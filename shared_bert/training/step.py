@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh
 
-from shared_bert.training.mesh import state_shardings
+from shared_bert.training import mesh as mesh_lib
 
 # A (sum, weight) pair of float32 scalars a name: added up over micro-batches,
 # devices and steps, and divided once.
@@ -73,11 +73,7 @@ def abstract_state(
     The tree of a `TrainState`, of `jax.ShapeDtypeStruct` with shardings.
   """
   shapes = jax.eval_shape(_state_maker(make_params, optimizer, metric_names))
-  return jax.tree.map(
-    lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-    shapes,
-    state_shardings(mesh, shapes),
-  )
+  return mesh_lib.placed(mesh, shapes)
 
 
 def init_state(
@@ -108,14 +104,58 @@ def _add(a, b):
   return jax.tree.map(jnp.add, a, b)
 
 
+def _placed(mesh: Mesh, tree: Any) -> Any:
+  """Keeps parameters, or what is shaped like them, where they live."""
+  shardings = mesh_lib.state_shardings(mesh, tree)
+  return jax.lax.with_sharding_constraint(tree, shardings)
+
+
+class TrainStep:
+  """A training step, compiled once for each shape of batch."""
+
+  def __init__(self, compiled: Any, dropout_key: jax.Array, mesh: Mesh):
+    self._compiled, self._key, self._mesh = compiled, dropout_key, mesh
+
+  def __call__(
+    self, state: TrainState, batch: dict, rate: float, accumulation: int = 1
+  ) -> tuple[TrainState, Sums]:
+    """Takes a step.
+
+    Args:
+      state: given away.
+      batch: on the devices.
+      rate: the learning rate.
+      accumulation: micro-batches the batch is cut into; their gradients are
+        summed and divided once, so that they equal the large batch's.
+
+    Returns:
+      The next state, and the window's sums so far.
+    """
+    with jax.set_mesh(self._mesh):
+      # An array, so that another rate is no other function.
+      return self._compiled(
+        state, batch, np.float32(rate), self._key, accumulation
+      )
+
+  def lower(
+    self, state: Any, batch: dict, accumulation: int = 1
+  ) -> jax.stages.Lowered:
+    """What would be compiled for these shapes."""
+    with jax.set_mesh(self._mesh):
+      return self._compiled.lower(
+        state, batch, np.float32(0), self._key, accumulation
+      )
+
+
 def make_train_step(
   loss_function: LossFunction,
   optimizer: optax.GradientTransformation,
+  mesh: Mesh,
   *,
   seed: int,
   log_every: int,
   prepare: Callable[[Batch], Batch] = lambda batch: batch,
-) -> Callable[[TrainState, dict, float, int], tuple[TrainState, Sums]]:
+) -> 'TrainStep':
   """Compiles the step, once for each shape of batch and accumulation.
 
   Args:
@@ -123,6 +163,7 @@ def make_train_step(
       sum is what is differentiated, divided by its weight over the whole
       batch.
     optimizer: of optax; its updates are those of a learning rate of 1.
+    mesh: of the devices.
     seed: of the dropout, which is drawn from (seed, step, micro-batch).
     log_every: steps after which the window of metrics starts anew.
     prepare: makes of a batch what the loss function takes, the whole batch at
@@ -130,11 +171,7 @@ def make_train_step(
       among them, 0 on padding, by which tokens are counted.
 
   Returns:
-    A function of (state, batch, learning rate, accumulation), which gives the
-    state's buffers away, to the next state and the window's sums so far.
-    `accumulation` is the number of micro-batches the batch is cut into; their
-    gradients are summed and divided once, so that they equal the large
-    batch's.
+    The step, to be called.
   """
 
   def gradients(params, batch, key):
@@ -143,7 +180,7 @@ def make_train_step(
       return sums['loss'][0], sums
 
     (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(params)
-    return grads, sums
+    return _placed(mesh, grads), sums
 
   def accumulated(params, batch, key, accumulation):
     if accumulation == 1:
@@ -196,17 +233,14 @@ def make_train_step(
       opt_state=opt_state,
       window=window,
     )
-    return state, window
+    return _placed(mesh, state), jax.lax.with_sharding_constraint(
+      window, mesh_lib.replicated(mesh)
+    )
 
-  compiled = jax.jit(train_step, donate_argnums=0, static_argnums=4)
   # A stream of its own, apart from initialisation and masks. An argument, not
   # a constant: runs of other seeds then share one compilation (with
   # JAX_COMPILATION_CACHE_DIR).
   dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
-
-  def step(state, batch, learning_rate, accumulation=1):
-    # An array as well, so that another rate is no other function.
-    rate = np.float32(learning_rate)
-    return compiled(state, batch, rate, dropout_key, accumulation)
-
-  return step
+  return TrainStep(
+    jax.jit(train_step, donate_argnums=0, static_argnums=4), dropout_key, mesh
+  )

@@ -21,6 +21,7 @@ FREE_KEYS = (
   'train.checkpoint_every',
   'train.keep_checkpoints',
   'tensorboard',
+  'mesh.fsdp',
 )
 # How many of the keys that differ a message names.
 _NAMED = 8
