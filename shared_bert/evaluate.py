@@ -19,6 +19,7 @@ from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
 from shared_bert.task_model import TaskModel
 from shared_bert.training import mesh as mesh_lib
+from shared_bert.training import processes
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.checkpoint import open_checkpoint
@@ -143,7 +144,11 @@ def _task_model(
   mesh_lib.check_batch_size(
     'data.eval_batch_size', config.data.eval_batch_size, mesh.size
   )
-  loaded = task_data.load_task(config.data, evaluating=True, label_names=labels)
+  loaded = processes.first_ahead(
+    lambda: task_data.load_task(
+      config.data, evaluating=True, label_names=labels
+    )
+  )
   if list(loaded.task.label_names) != labels:
     raise UserError(
       f'{loaded.task.name} has the labels '

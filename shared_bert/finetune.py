@@ -15,6 +15,7 @@ from shared_bert.model import flops, parameters
 from shared_bert.task_model import TaskModel
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
+from shared_bert.training import processes
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.checkpoint import open_checkpoint
@@ -55,8 +56,11 @@ def finetune(
 
   # Data: every split as padded rows; unlabelled ones are only predicted.
   start = open_checkpoint(config.init_from) if config.init_from else None
-  loaded = task_data.load_task(config.data)
-  tokenizer = task_data.open_tokenizer(config.data, loaded, workdir, start)
+  # What is downloaded, prepared or trained now is so once.
+  loaded = processes.first_ahead(lambda: task_data.load_task(config.data))
+  tokenizer = processes.first_ahead(
+    lambda: task_data.open_tokenizer(config.data, loaded, workdir, start)
+  )
   data = task_data.encode(loaded, tokenizer, config.data.seq_len)
   fingerprint = glue.fingerprint(data.splits)
   described = task_data.describe(data, tokenizer, config.data.seq_len)

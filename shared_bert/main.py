@@ -35,6 +35,25 @@ _PROFILE = flags.DEFINE_string(
 )
 
 
+_COORDINATOR = flags.DEFINE_string(
+  'coordinator',
+  None,
+  'HOST:PORT of process 0 of several; on one machine 127.0.0.1:PORT.',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  'num_processes', None, 'How many processes train together.'
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  'process_id', None, 'Which of them this is, from 0.'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed',
+  None,
+  'Join the processes that Slurm, GKE or Cloud TPU started. Default: where the '
+  'environment shows several.',
+)
+
+
 def _job(config):
   """The function of a config's job; imported late, for --help's sake."""
   name = {'eval': 'evaluate'}.get(config.job, config.job)
@@ -47,6 +66,7 @@ def _job(config):
 
 def _run_job(config, workdir: pathlib.Path) -> None:
   """Runs the job; a dry run in a folder that is thrown away."""
+  from shared_bert.training import processes
   from shared_bert.training.run import Options
 
   options = Options.of_flags(_DRY_RUN.value, _PROFILE.value)
@@ -54,7 +74,8 @@ def _run_job(config, workdir: pathlib.Path) -> None:
     _job(config)(config, workdir, options)
     return
   with tempfile.TemporaryDirectory(prefix='shared_bert_dry_run_') as folder:
-    _job(config)(config, pathlib.Path(folder), options)
+    shared = processes.on_first(lambda: folder)
+    _job(config)(config, pathlib.Path(shared), options)
   print(
     'dry run: one step of everything went through; nothing was kept. Without '
     f'--dry_run the run is in {workdir}.'
@@ -66,9 +87,19 @@ def _command() -> None:
   command_line.expand_homes(config)
   named = command_line.expand_home(_WORKDIR.value or '')
   workdir = pathlib.Path(named or f'runs/{pathlib.Path(path).stem}')
+  # Imported late: JAX takes a second, which --help does not have.
+  from shared_bert.training import processes
+
+  processes.join(
+    _COORDINATOR.value,
+    _NUM_PROCESSES.value,
+    _PROCESS_ID.value,
+    _DISTRIBUTED.value,
+  )
   try:
     validation.validate(config)
-    _run_job(config, workdir)
+    with processes.losses():
+      _run_job(config, workdir)
   except (Preempted, KeyboardInterrupt) as error:
     if not _DRY_RUN.value:
       raise

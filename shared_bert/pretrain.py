@@ -19,6 +19,7 @@ from shared_bert.masked_model import MaskedModel, arrays_of
 from shared_bert.model import flops, parameters
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
+from shared_bert.training import processes
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.checkpoint import open_checkpoint
@@ -275,12 +276,16 @@ def _find_corpus(data: ConfigDict, folder: str, seq_len: int | None) -> Corpus:
     return corpus_lib.open_corpus(folder, seq_len=seq_len)
   from shared_bert.prepare import prepare_text
 
-  prepared = prepare_text(
-    data.text,
-    data.dir,
-    vocab=data.vocab,
-    vocab_size=data.vocab_size,
-    seq_len=data.seq_len,
-    text_key=data.text_key,
+  prepared = processes.on_first(
+    lambda: str(
+      prepare_text(
+        data.text,
+        data.dir,
+        vocab=data.vocab,
+        vocab_size=data.vocab_size,
+        seq_len=data.seq_len,
+        text_key=data.text_key,
+      )
+    )
   )
   return corpus_lib.open_corpus(prepared, seq_len=data.seq_len)

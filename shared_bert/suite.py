@@ -15,6 +15,7 @@ from shared_bert.data.glue import TASKS
 from shared_bert.errors import UserError
 from shared_bert.finetune import finetune
 from shared_bert.training import metrics as metrics_lib
+from shared_bert.training import processes
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.logging import say
 from shared_bert.training.run import Options
@@ -92,7 +93,9 @@ def suite(
     return results
   _show(results, workdir)
   if len(tasks) > 1:
-    _write_submission(files, workdir / 'submission.zip', seeds[0])
+    processes.on_first(
+      lambda: _write_submission(files, workdir / 'submission.zip', seeds[0])
+    )
   return results
 
 

@@ -26,6 +26,7 @@ from shared_bert.training import evaluation as evaluation_lib
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import metrics as metrics_lib
 from shared_bert.training import pictures as pictures_lib
+from shared_bert.training import processes
 from shared_bert.training.evaluation import Evaluation
 
 
@@ -188,9 +189,12 @@ class TaskModel:
       predictions = predictions_of(data.task, self.outputs_of(params, split))
       owner, theirs = data.borrowed.get(split, (data.task, split))
       ids = data.splits[split].ids
-      files.append(
-        glue.write_predictions(owner, theirs, ids, predictions, folder)
+      written = processes.on_first(
+        lambda write=functools.partial(
+          glue.write_predictions, owner, theirs, ids, predictions, folder
+        ): str(write())
       )
+      files.append(pathlib.Path(written))
     return files
 
 

@@ -23,12 +23,9 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-from jax.experimental import multihost_utils
-
 import shared_bert
 from shared_bert.errors import UserError
-from shared_bert.training import manifest, state_io, step_folders
+from shared_bert.training import manifest, processes, state_io, step_folders
 from shared_bert.training.step_folders import METADATA, STATE, Checkpoint
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -119,13 +116,16 @@ class Checkpoints:
       'leaves': state_io.leaf_types(state),
     }
     saving = self.directory / f'{int(step)}.saving'
-    with _mendable(saving):
-      if jax.process_index() == 0:
+
+    def begin() -> None:
+      with _mendable(saving):
         step_folders.remove(saving)
         saving.mkdir(parents=True)
         for name, data in texts.items():
           manifest.write_file(saving / name, data)
-      _barrier('checkpoint begins')
+
+    processes.on_first(begin)
+    with _mendable(saving):
       written = state_io.start_save(saving / STATE, state)
     self._pending = self._thread.submit(self._finish, written, saving, facts)
 
@@ -137,8 +137,12 @@ class Checkpoints:
     """
     pending, self._pending = self._pending, None
     if pending is not None:
-      pending.result()
-      _barrier('checkpoint ends')
+      failure = None
+      try:
+        pending.result()
+      except UserError as error:
+        failure = error
+      processes.agree(failure)
 
   def close(self) -> None:
     """Waits as `wait` does and ends the background thread."""
@@ -173,7 +177,17 @@ class Checkpoints:
       The checkpoint, verified, or None without one.
     """
     self.wait()
-    self._opened = step_folders.open_newest(self.directory)
+    opened = []
+
+    def find() -> str | None:
+      opened.append(step_folders.open_newest(self.directory))
+      return opened[0] and str(opened[0].path)
+
+    # One process chooses: on a shared disk another may see an older folder.
+    path = processes.on_first(find)
+    if not opened:
+      opened.append(path and step_folders.open_named(pathlib.Path(path)))
+    self._opened = opened[0]
     return self._opened
 
   def latest(self) -> int | None:
@@ -184,6 +198,9 @@ class Checkpoints:
   def best(self) -> int | None:
     """The step of the best intact checkpoint; None without one."""
     self.wait()
+    return processes.on_first(self._find_best)
+
+  def _find_best(self) -> int | None:
     published = step_folders.published(self.directory)
     for step in self._best_first(published):
       try:
@@ -225,7 +242,7 @@ class Checkpoints:
     """Publishes what Orbax has written; runs in the background thread."""
     with _mendable(saving):
       written()
-      if jax.process_index() != 0:
+      if not processes.is_first():
         return
       manifest.write(saving, facts)
       final = saving.with_suffix('')
@@ -306,18 +323,13 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
   return newest
 
 
-def _barrier(name: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(name)
-
-
 @contextlib.contextmanager
 def _mendable(saving: pathlib.Path) -> Iterator[None]:
   """Frees the disk after a failed save and says what the user can mend."""
   try:
     yield
   except Exception as error:
-    if jax.process_index() == 0:
+    if processes.is_first():
       shutil.rmtree(saving, ignore_errors=True)
     if isinstance(error, OSError):
       reason = error.strerror or str(error)

@@ -16,7 +16,7 @@ import numpy as np
 
 from shared_bert.errors import UserError
 from shared_bert.tensorflow_cpu import import_tensorflow
-from shared_bert.training import hparams
+from shared_bert.training import hparams, processes
 
 
 def say(text: str = '') -> None:
@@ -66,7 +66,7 @@ class MetricLog:
     resume_step: int,
     tensorboard: bool,
   ):
-    """Opens the files.
+    """Opens the files; of several processes, the first has them.
 
     Args:
       workdir: of the run.
@@ -75,9 +75,11 @@ class MetricLog:
       tensorboard: whether to write event files too.
     """
     self._path = workdir / 'metrics.jsonl'
+    self._file, self._writer = None, None
+    if not processes.is_first():
+      return
     self._forget_after(resume_step)
     self._file = self._path.open('a')
-    self._writer = None
     if tensorboard:
       with self._tensorboard():
         self._writer = _summary_writer(workdir)
@@ -139,6 +141,8 @@ class MetricLog:
 
   def write(self, step: int, split: str, values: dict[str, float]) -> None:
     """Logs numbers of one split at one step."""
+    if self._file is None:
+      return
     row = {'step': step, 'split': split, **values}
     try:
       self._file.write(json.dumps(row) + '\n')
@@ -168,14 +172,12 @@ class MetricLog:
           step, {name: draw() for name, draw in pictures.items()}
         )
 
-  def write_layers(
-    self, step: int, values: Callable[[], dict[str, jax.Array]]
-  ) -> None:
+  def write_layers(self, step: int, values: dict[str, jax.Array]) -> None:
     """Shows TensorBoard how values are spread in each layer.
 
     Args:
       step: they are of.
-      values: computes arrays [L, ...] by name; called for TensorBoard only.
+      values: arrays [L, ...] by name; fetched for TensorBoard only.
     """
     with self._tensorboard() as writer:
       if writer is not None:
@@ -183,7 +185,7 @@ class MetricLog:
           step,
           {
             f'{name}/layer_{layer:02}': of_layer
-            for name, stacked in jax.device_get(values()).items()
+            for name, stacked in jax.device_get(values).items()
             for layer, of_layer in enumerate(stacked)
           },
         )
@@ -196,8 +198,9 @@ class MetricLog:
 
   def close(self) -> None:
     """Flushes and closes everything."""
-    with contextlib.suppress(OSError):  # said where it was written
-      self._file.close()
+    if self._file is not None:
+      with contextlib.suppress(OSError):  # said where it was written
+        self._file.close()
     with self._tensorboard() as writer:
       if writer is not None:
         writer.flush()

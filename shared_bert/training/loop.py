@@ -10,12 +10,10 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from shared_bert.errors import Preempted, UserError
 from shared_bert.model.inspection import diagonals
-from shared_bert.training import stopping
+from shared_bert.training import processes, stopping
 from shared_bert.training.checkpoint import Checkpoints
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, Progress, duration, say
@@ -59,13 +57,6 @@ def _means(sums: Sums) -> dict[str, float]:
   }
 
 
-def _agreed(seconds: float) -> float:
-  """The same seconds on every process, whose clocks differ."""
-  if jax.process_count() == 1:
-    return seconds
-  return float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
-
-
 def _batches(
   batches: Batches, position: Position
 ) -> Generator[tuple[int, Phase, Any], None, None]:
@@ -88,7 +79,8 @@ class _Trace:
   """Writes a profile of some steps, for xprof or TensorBoard's plugin."""
 
   def __init__(self, steps: tuple[int, int] | None, folder: pathlib.Path):
-    self._first, self._last = steps or (0, 0)
+    # Processes on one host would write over each other's.
+    self._first, self._last = (processes.is_first() and steps) or (0, 0)
     self._folder = folder
     self._open = False
 
@@ -237,7 +229,7 @@ def train(
   def look_inside(step: int) -> None:
     if values := attention_entropy(state['params']):
       log.write(step, 'token_attention_entropy', values)
-    log.write_layers(step, lambda: diagonals(state['params']))
+    log.write_layers(step, diagonals(state['params']))
 
   def save(step: int) -> None:
     metrics = {
@@ -280,6 +272,7 @@ def train(
       running = None
 
   phase: Phase | None = None
+  ballot = processes.Ballot()
   coming = _batches(batches, position)
   if is_exhausted(start):
     coming.close()
@@ -311,7 +304,7 @@ def train(
       else:
         running = sums, rows, flops
       position.move(
-        step, meter.seconds if course.steps else _agreed(meter.seconds)
+        step, meter.seconds if course.steps else processes.agreed(meter.seconds)
       )
       # The numbers of a step are fetched once the next is under way, so that
       # the device never waits for the log.
@@ -324,7 +317,8 @@ def train(
         pending = step, sums, rate
       evaluating = is_due(step, settings.evaluate_every)
       saving = evaluating or is_due(step, settings.checkpoint_every)
-      if not (saving or signals.asked):
+      asked = ballot.agreed(signals.asked)
+      if not (saving or asked):
         continue
       # Nothing is kept that has not been seen to be finite.
       settle()
@@ -347,12 +341,12 @@ def train(
         save(step)
       if position.is_over:
         break
-      if signals.asked:
+      if asked:
         progress.clear()
         checkpoints.wait()
         of = '' if course.steps is None else f' of {course.steps:,}'
         raise Preempted(
-          f'stopped by {signals.asked} after step {step:,}{of} '
+          f'stopped by {asked} after step {step:,}{of} '
           f'({duration(time.monotonic() - started)}), saved in '
           f'{checkpoints.directory}: the same command goes on from there.'
         )

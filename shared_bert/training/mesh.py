@@ -20,6 +20,7 @@ from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
 from shared_bert.model.parameters import name_of
 from shared_bert.model.sharding import ROW_AXES
+from shared_bert.training import processes
 
 # First match wins; names are those of `TrainState` leaves, such as
 # `params/encoder/layers/feed_forward/up/kernel`, so that an optimiser's moments
@@ -89,7 +90,10 @@ def mesh_for(
   Raises:
     UserError: as `fsdp_of`.
   """
-  memory = (devices[0].memory_stats() or {}).get('bytes_limit')
+  memory = None
+  if setting == AUTO:
+    told = jax.local_devices()[0].memory_stats() or {}  # nothing on CPUs
+    memory = processes.agreed(told.get('bytes_limit', 0)) or None
   return make_mesh(fsdp_of(setting, model, len(devices), memory), devices)
 
 
@@ -244,7 +248,7 @@ def part_of(mesh: Mesh) -> Callable[[int], np.ndarray] | None:
     From B, a multiple of the number of devices, to the numbers of the rows,
     int [B'], rising; None where one process takes them all.
   """
-  if jax.process_count() == 1:
+  if processes.count() == 1:
     return None
 
   def part(batch_size: int) -> np.ndarray:
@@ -267,7 +271,7 @@ def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict:
     Arrays [B, ...] of all processes' rows.
   """
   sharding = row_sharding(mesh)
-  if jax.process_count() == 1:
+  if processes.count() == 1:
     return jax.device_put(dict(batch), sharding)
   return {
     name: jax.make_array_from_process_local_data(sharding, rows)

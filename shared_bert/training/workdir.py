@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shared_bert.errors import UserError
+from shared_bert.training import processes
 
 # Keys that may differ between the parts of one run: they change how it is
 # watched, kept or spread over devices, not what is computed.
@@ -28,11 +29,15 @@ _NAMED = 8
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes a JSON file whole or not at all.
+  """Writes a JSON file whole or not at all; of several processes, one does.
 
   Raises:
     UserError: if the file system refuses.
   """
+  processes.on_first(lambda: _write_json(path, value))
+
+
+def _write_json(path: pathlib.Path, value: Any) -> None:
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     temporary.write_text(json.dumps(value, indent=2, allow_nan=True) + '\n')
@@ -179,7 +184,8 @@ def alone_in_workdir(job: Callable[..., Any]) -> Callable[..., Any]:
 
   @functools.wraps(job)
   def held(config: Any, workdir: pathlib.Path, *rest: Any, **named: Any) -> Any:
-    with _alone(workdir):
+    with contextlib.ExitStack() as held_by_first:
+      processes.on_first(lambda: held_by_first.enter_context(_alone(workdir)))
       return job(config, workdir, *rest, **named)
 
   return held
@@ -202,6 +208,10 @@ def claim_for_several(workdir: pathlib.Path) -> None:
   Raises:
     UserError: if it holds a single run.
   """
+  processes.on_first(lambda: _claim_for_several(workdir))
+
+
+def _claim_for_several(workdir: pathlib.Path) -> None:
   known = workdir / 'config.json'
   if known.exists() and _has_begun(workdir):
     raise UserError(
@@ -233,6 +243,10 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
     UserError: if the folder cannot be made or holds another run; the message
       names the keys that differ.
   """
+  return processes.on_first(lambda: _claim(workdir, config))
+
+
+def _claim(workdir: pathlib.Path, config: dict) -> dict | None:
   _make(workdir)
   known, results = workdir / 'config.json', workdir / 'results.json'
   if known.exists() and _has_begun(workdir):
@@ -284,5 +298,5 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
       'remove it, and the same command goes on from the last checkpoint',
       lambda value: _are_results(value, config['job']),
     )
-  write_json(known, config)
+  _write_json(known, config)
   return finished
