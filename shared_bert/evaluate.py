@@ -110,7 +110,9 @@ def _masked_model(
 ) -> MaskedModel:
   """On the held-out rows of a corpus."""
   rows = config_lib.evaluation_rows(config)
-  mesh_lib.check_batch_size('train.batch_size / train.accumulation', rows, mesh.size)
+  mesh_lib.check_batch_size(
+    'train.batch_size / train.accumulation', rows, mesh.size
+  )
   corpus = pretrain_lib.open_corpora(config, checkpoint)[-1]
   rows = config.data.heldout_rows or len(corpus.heldout)
   rows = min(rows, config.train.batch_size) if options.dry_run else rows

@@ -189,11 +189,10 @@ class TaskModel:
       predictions = predictions_of(data.task, self.outputs_of(params, split))
       owner, theirs = data.borrowed.get(split, (data.task, split))
       ids = data.splits[split].ids
-      written = processes.on_first(
-        lambda write=functools.partial(
-          glue.write_predictions, owner, theirs, ids, predictions, folder
-        ): str(write())
+      write = functools.partial(
+        glue.write_predictions, owner, theirs, ids, predictions, folder
       )
+      written = processes.on_first(lambda write=write: str(write()))
       files.append(pathlib.Path(written))
     return files
 

@@ -16,6 +16,9 @@ def import_tensorflow() -> Any:
     ImportError: it is not installed.
   """
   os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+  # On some processors it tells of these whatever the log level; it computes
+  # nothing here that they would speed up.
+  os.environ.setdefault('TF_ENABLE_ONEDNN_OPTS', '0')
   import tensorflow as tf
 
   tf.config.set_visible_devices([], 'GPU')

@@ -165,7 +165,9 @@ def check_shares(config: ConfigDict, num_devices: int) -> None:
       part.accumulation,
     )
   if 'eval_batch_size' in config.data:
-    check_batch_size('data.eval_batch_size', config.data.eval_batch_size, num_devices)
+    check_batch_size(
+      'data.eval_batch_size', config.data.eval_batch_size, num_devices
+    )
 
 
 def _batch_key(train: ConfigDict, part: Part) -> str:

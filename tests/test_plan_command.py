@@ -19,9 +19,9 @@ REFUSED = {
   'an unknown flag': (f'{TINY} --mseh=data=1', 'did you mean --mesh?'),
   'an unknown key': (f'{TINY} --config.train.stepz=3', 'train.steps'),
   'an axis that nothing uses': (
-    f'{TINY} --mesh=data=2,fsdp=4',
-    'fsdp=4: parameters are copied to each device as yet',
-    'use data=8',
+    f'{TINY} --mesh=data=2,fsdp=3 --config.train.batch_size=48',
+    'mesh.fsdp=3 does not divide model.hidden_size=128',
+    'use 1, 2 or auto',
   ),
   'an axis that is none': (f'{TINY} --mesh=model=2', "'model=2'", 'data=8'),
   'an axis twice': (f'{TINY} --mesh=data=2,data=4', 'name an axis once'),

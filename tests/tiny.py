@@ -119,7 +119,9 @@ def run(
   config = model_config()
   mesh = mesh_lib.make_mesh(fsdp, devices)
   loss = loss_function(config)
-  evaluate_batch = mesh_lib.on_mesh(mesh, lambda params, b: loss(params, b, None))
+  evaluate_batch = mesh_lib.on_mesh(
+    mesh, lambda params, b: loss(params, b, None)
+  )
 
   def batches(phase, first, last):
     for step in range(first, last):

@@ -70,7 +70,7 @@ def applier(
 
 
 def _whole_outside_layers(params: Params) -> Params:
-  """Gathers what the mesh spreads; a layer gathers its own as it comes to it."""
+  """Gathers what the mesh spreads; a layer gathers its own when it comes."""
   outside, layers = {}, {}
   for name, leaf in named_leaves(params):
     (layers if 'layers' in name.split('/') else outside)[name] = leaf

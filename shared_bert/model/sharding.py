@@ -22,7 +22,7 @@ def is_sharded() -> bool:
   return not mesh.empty and mesh.shape.get('fsdp', 1) > 1
 
 
-def whole(weights: Any, dtype: jax.typing.DTypeLike = None) -> Any:
+def whole(weights: Any, dtype: jax.typing.DTypeLike | None = None) -> Any:
   """Gathers weights onto every device, if the mesh spreads them.
 
   Args:

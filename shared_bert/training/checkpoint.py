@@ -177,17 +177,16 @@ class Checkpoints:
       The checkpoint, verified, or None without one.
     """
     self.wait()
-    opened = []
+    self._opened = None
 
-    def find() -> str | None:
-      opened.append(step_folders.open_newest(self.directory))
-      return opened[0] and str(opened[0].path)
+    def find() -> str:
+      self._opened = step_folders.open_newest(self.directory)
+      return str(self._opened.path) if self._opened else ''
 
     # One process chooses: on a shared disk another may see an older folder.
     path = processes.on_first(find)
-    if not opened:
-      opened.append(path and step_folders.open_named(pathlib.Path(path)))
-    self._opened = opened[0]
+    if path and self._opened is None:
+      self._opened = step_folders.open_named(pathlib.Path(path))
     return self._opened
 
   def latest(self) -> int | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from shared_bert.model import inspection
 from shared_bert.model.config import BertConfig
@@ -92,7 +92,9 @@ def predict(
 
 
 def watch_attention(
-  config: BertConfig, mesh: Mesh, sample: dict[str, jax.Array] | None
+  config: BertConfig,
+  mesh: Mesh | AbstractMesh,
+  sample: dict[str, jax.Array] | None,
 ) -> Callable[[Any], dict[str, float]]:
   """How widely the layers look, on one batch that stays the same.
 

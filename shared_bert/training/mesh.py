@@ -153,14 +153,21 @@ def fsdp_of(
   return fsdp
 
 
-def on_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+def on_mesh(
+  mesh: Mesh | AbstractMesh, function: Callable[..., Any]
+) -> Callable[..., Any]:
   """Compiles a function whose results every process can read.
 
   Args:
     mesh: of the devices, set where the function is traced: `model.sharding`
       asks for it.
     function: of arrays.
+
+  Raises:
+    TypeError: if the devices are not here.
   """
+  if isinstance(mesh, AbstractMesh):
+    raise TypeError('a mesh of devices that are not here computes nothing')
   compiled = jax.jit(function, out_shardings=replicated(mesh))
 
   def call(*args: Any) -> Any:
@@ -233,12 +240,14 @@ def row_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(ROW_AXES))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Of arrays that every device holds, and so every process can read."""
   return NamedSharding(mesh, PartitionSpec())
 
 
-def part_of(mesh: Mesh) -> Callable[[int], np.ndarray] | None:
+def part_of(
+  mesh: Mesh | AbstractMesh,
+) -> Callable[[int], np.ndarray] | None:
   """Which rows of a batch this process's devices take.
 
   Args:
@@ -253,14 +262,16 @@ def part_of(mesh: Mesh) -> Callable[[int], np.ndarray] | None:
 
   def part(batch_size: int) -> np.ndarray:
     places = row_sharding(mesh).addressable_devices_indices_map((batch_size,))
-    starts = {index[0].start or 0 for index in places.values()}
+    starts = {index[0].start or 0 for index in places.values() if index}
     share = batch_size // mesh.size
     return np.concatenate([np.arange(s, s + share) for s in sorted(starts)])
 
   return part
 
 
-def place_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> dict:
+def place_batch(
+  mesh: Mesh | AbstractMesh, batch: Mapping[str, np.ndarray]
+) -> dict:
   """Puts the rows of this process on its devices.
 
   Args:
