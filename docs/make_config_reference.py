@@ -26,6 +26,7 @@ _CONFIGS = PATH.parents[1] / 'configs'
 # The functions of config.py that set keys, and what those start with.
 _FUNCTIONS = {
   '_model': 'model.',
+  '_mesh': 'mesh.',
   '_train': 'train.',
   'pretrain_defaults': '',
   'finetune_defaults': '',
@@ -149,7 +150,7 @@ def reference() -> str:
   texts, defaults = {}, {}
   for job, name in _JOBS.items():
     function = f'{name}_defaults'
-    texts[job] = said['_model'] | said['_train'] | said[function]
+    texts[job] = said['_model'] | said['_mesh'] | said['_train'] | said[function]
     defaults[job] = flatten(getattr(config_lib, function)().to_dict())
     if silent := sorted(defaults[job].keys() - texts[job].keys()):
       raise ValueError(f'shared_bert/config.py: no comment at {silent}')
@@ -191,6 +192,9 @@ def reference() -> str:
         ['`model.size`', 'layers', 'width', 'heads', 'feed-forward'],
         [[f'`{size}`', *(f'{n:,}' for n in SIZES[size])] for size in SIZES],
       ),
+      '## Devices',
+      '',
+      *section('mesh', first),
       '## Training',
       '',
       *section('train', first, second),

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Starts a command, and starts it again for as long as it leaves with 75:
 # that is how `shared_bert.main` says "preempted, all is saved, start me
-# again". Any other exit code is passed on.
+# again". 134, with which JAX ends a process that finds another one gone, counts
+# as well, three times in a row. Any other exit code is passed on.
 #
 #   launch/restart.sh COMMAND [ARGUMENT ...]
 #
@@ -18,13 +19,15 @@ fi
 stopping=0
 trap 'stopping=1' INT TERM
 
-code=75
-while (( code == 75 && ! stopping )); do
+aborted=0
+while true; do
   "$@"
   code=$?
-  if (( code == 75 && ! stopping )); then
-    echo "Preempted (exit code 75): starting again: $*" >&2
-    sleep "${RESTART_SECONDS:-5}"
+  (( aborted = code == 134 ? aborted + 1 : 0 ))
+  if (( stopping || (code != 75 && code != 134) || aborted > 3 )); then
+    break
   fi
+  echo "Preempted (exit code $code): starting again: $*" >&2
+  sleep "${RESTART_SECONDS:-5}"
 done
 exit "$code"

@@ -117,6 +117,19 @@ def test_restart_runs_again_after_75_and_passes_other_codes_on(tmp_path):
   assert (tmp_path / 'runs').read_text() == 'x\n' * 3
 
 
+def test_restart_gives_up_on_a_command_that_only_aborts(tmp_path):
+  restart = _ROOT / 'launch' / 'restart.sh'
+  result = subprocess.run(
+    ['bash', str(restart), 'bash', '-c', f'echo x >> {tmp_path}/runs; exit 134'],
+    env={'RESTART_SECONDS': '0', 'PATH': '/usr/bin:/bin'},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert result.returncode == 134, result.stderr
+  assert (tmp_path / 'runs').read_text() == 'x\n' * 4
+
+
 def test_citation_has_the_version_of_the_package():
   citation = (_ROOT / 'CITATION.cff').read_text(encoding='utf-8')
   found = re.search(r'^version: (\S+)$', citation, re.MULTILINE)
