@@ -150,7 +150,8 @@ def reference() -> str:
   texts, defaults = {}, {}
   for job, name in _JOBS.items():
     function = f'{name}_defaults'
-    texts[job] = said['_model'] | said['_mesh'] | said['_train'] | said[function]
+    sections = ('_model', '_mesh', '_train', function)
+    texts[job] = {k: v for name in sections for k, v in said[name].items()}
     defaults[job] = flatten(getattr(config_lib, function)().to_dict())
     if silent := sorted(defaults[job].keys() - texts[job].keys()):
       raise ValueError(f'shared_bert/config.py: no comment at {silent}')

@@ -1,5 +1,6 @@
 """Damage, full disks and kills cost at most the save they hit."""
 
+import hashlib
 import os
 import pathlib
 import random
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from shared_bert.errors import UserError
-from shared_bert.training import state_io
+from shared_bert.training import manifest, state_io
 from shared_bert.training.checkpoint import Checkpoints, open_checkpoint
 from tests.tiny_state import (
   abstract_of,
@@ -76,6 +77,53 @@ def test_damage_to_any_file_is_named_and_passed_over(
     path.write_bytes(whole)
   assert Checkpoints(two_checkpoints).latest() == 2
   assert not capsys.readouterr().err
+
+
+def test_a_flipped_bit_anywhere_is_named_and_passed_over(
+  two_checkpoints, capsys
+):
+  random_ = random.Random(0)
+  files = [p for p in (two_checkpoints / '2').rglob('*') if p.is_file()]
+  for path in files:
+    whole = path.read_bytes()
+    for _ in range(8 if whole else 0):
+      damaged = bytearray(whole)
+      damaged[random_.randrange(len(whole))] ^= 1 << random_.randrange(8)
+      path.write_bytes(damaged)
+      assert Checkpoints(two_checkpoints).latest() == 1, path
+      assert str(path) in capsys.readouterr().err
+    path.write_bytes(whole)
+  assert Checkpoints(two_checkpoints).latest() == 2
+
+
+@pytest.mark.parametrize('name', ['../outside', '/etc/hostname', 'link'])
+def test_a_manifest_that_leads_out_of_its_folder_is_not_followed(
+  tmp_path, capsys, name
+):
+  save_states(tmp_path, [1, 2])
+  folder = tmp_path / '2'
+  (tmp_path / 'outside').write_text('a secret')
+  (folder / 'link').symlink_to(tmp_path / 'outside')
+  facts = manifest.read(folder)
+  outside = (folder / name).resolve()
+  facts['files'][name] = {
+    'size': outside.stat().st_size,
+    'sha256': hashlib.sha256(outside.read_bytes()).hexdigest(),
+  }
+  manifest.write_file(folder / manifest.NAME, manifest._encode(facts))
+  assert Checkpoints(tmp_path).latest() == 1
+  assert 'leads out of the checkpoint' in capsys.readouterr().err
+
+
+def test_a_clock_that_jumps_loses_no_checkpoint(tmp_path):
+  # Folders that seem to come from the past or the future, as after a clock
+  # was set: neither takes a published checkpoint away.
+  for step, years in ((1, -3), (2, 3), (3, -3)):
+    save_states(tmp_path, [step], keep_last=3)
+    moved = time.time() + years * 31_557_600
+    os.utime(tmp_path / str(step), (moved, moved))
+  assert names_in(tmp_path) == ['1', '2', '3']
+  assert Checkpoints(tmp_path).latest() == 3
 
 
 def test_tool_that_rewrites_the_manifest_is_noticed(tmp_path, capsys):

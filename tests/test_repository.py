@@ -119,8 +119,9 @@ def test_restart_runs_again_after_75_and_passes_other_codes_on(tmp_path):
 
 def test_restart_gives_up_on_a_command_that_only_aborts(tmp_path):
   restart = _ROOT / 'launch' / 'restart.sh'
+  command = f'echo x >> {tmp_path}/runs; exit 134'
   result = subprocess.run(
-    ['bash', str(restart), 'bash', '-c', f'echo x >> {tmp_path}/runs; exit 134'],
+    ['bash', str(restart), 'bash', '-c', command],
     env={'RESTART_SECONDS': '0', 'PATH': '/usr/bin:/bin'},
     capture_output=True,
     text=True,
@@ -128,6 +129,21 @@ def test_restart_gives_up_on_a_command_that_only_aborts(tmp_path):
   )
   assert result.returncode == 134, result.stderr
   assert (tmp_path / 'runs').read_text() == 'x\n' * 4
+
+
+def test_nothing_that_is_read_is_run_but_configs():
+  # What would run its input: `command_line.py` alone, for configs.
+  runs = re.compile(
+    r'\b(c?pickle|marshal|shelve|dill|joblib|runpy)\b|\byaml\.|\bnp\.load\b|'
+    r'allow_pickle|torch\.load|(?<![\w.])(eval|exec)\('
+  )
+  found = {
+    path.name
+    for path in (_ROOT / 'shared_bert').rglob('*.py')
+    for line in path.read_text(encoding='utf-8').splitlines()
+    if runs.search(line)
+  }
+  assert found == {'command_line.py'}
 
 
 def test_citation_has_the_version_of_the_package():

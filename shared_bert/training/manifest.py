@@ -90,6 +90,11 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
     Damaged: A file is missing, unreadable, or not what was written.
   """
   facts = read(folder)
+  place = folder.resolve()
+  for name in facts['files']:
+    # A checkpoint may come from anybody: it is read in its folder alone.
+    if not (folder / name).resolve().is_relative_to(place):
+      raise Damaged(f'{folder / name} leads out of the checkpoint')
   # Sizes of all files first: cheap, and most damage is a file cut off.
   for name, wanted in facts['files'].items():
     path = folder / name

@@ -1,0 +1,179 @@
+"""The Slurm script, run by a real Slurm: two tasks, preempted, queued again."""
+
+import getpass
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.process_group import free_port
+from tests.test_processes import assert_same_course, losses, pretraining
+
+ROOT = pathlib.Path(__file__).parents[1]
+DAEMONS = {name: shutil.which(name) for name in ('slurmctld', 'slurmd')}
+LIVE = ('PENDING', 'CONFIGURING', 'RUNNING', 'COMPLETING')
+
+pytestmark = [
+  pytest.mark.skipif(
+    not all(DAEMONS.values()), reason='Slurm is not installed (slurm-wlm)'
+  ),
+  pytest.mark.skipif(os.getuid() != 0, reason='its daemons are run as root'),
+]
+
+
+@pytest.fixture(scope='module')
+def slurm(tmp_path_factory):
+  """A cluster of one node of this machine; to the environment that knows it."""
+  folder = tmp_path_factory.mktemp('slurm')
+  host = socket.gethostname().partition('.')[0]
+  for name in ('state', 'spool'):
+    (folder / name).mkdir()
+  settings = {
+    'ClusterName': 'test',
+    'SlurmctldHost': f'{host}(127.0.0.1)',
+    'SlurmUser': getpass.getuser(),
+    'AuthType': 'auth/none',
+    'CredType': 'cred/none',
+    'SlurmctldPort': free_port(),
+    'SlurmdPort': free_port(),
+    'StateSaveLocation': folder / 'state',
+    'SlurmdSpoolDir': folder / 'spool',
+    'SlurmctldPidFile': folder / 'slurmctld.pid',
+    'SlurmdPidFile': folder / 'slurmd.pid',
+    'SlurmctldLogFile': folder / 'slurmctld.log',
+    'SlurmdLogFile': folder / 'slurmd.log',
+    'ProctrackType': 'proctrack/linuxproc',
+    'TaskPlugin': 'task/none',
+    'SelectType': 'select/cons_tres',
+    'JobAcctGatherType': 'jobacct_gather/none',
+    'ReturnToService': 2,
+    'MpiDefault': 'none',
+    'KillWait': 5,
+    'SchedulerParameters': 'sched_interval=2',
+    'NodeName': f'{host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN',
+    'PartitionName': f'debug Nodes={host} Default=YES State=UP',
+  }
+  path = folder / 'slurm.conf'
+  path.write_text(''.join(f'{k}={v}\n' for k, v in settings.items()))
+  environment = os.environ | {'SLURM_CONF': str(path)}
+  started = [
+    subprocess.Popen(
+      [DAEMONS[name], '-D'],
+      env=environment,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+    )
+    for name in DAEMONS
+  ]
+  try:
+    deadline = time.monotonic() + 60
+    while 'idle' not in asked(environment, 'sinfo', '-h', '-o', '%T'):
+      if time.monotonic() > deadline:
+        logs = [p.read_text()[-2000:] for p in folder.glob('*.log')]
+        pytest.fail('\n'.join(['Slurm does not start', *logs]))
+      time.sleep(0.2)
+    yield environment
+    asked(environment, 'scancel', '--user', getpass.getuser())
+    time.sleep(1)
+  finally:
+    for daemon in started:
+      daemon.terminate()
+    for daemon in started:
+      try:
+        daemon.wait(10)
+      except subprocess.TimeoutExpired:
+        daemon.kill()
+
+
+def asked(environment, *command):
+  done = subprocess.run(
+    command, env=environment, capture_output=True, text=True, check=False
+  )
+  return done.stdout + done.stderr
+
+
+def submit(environment, folder, config, *rest):
+  said = asked(
+    environment
+    | {
+      'PYTHON': sys.executable,
+      'JAX_NUM_CPU_DEVICES': '1',
+      'SLURM_DEBUG': '0',
+    },
+    'sbatch',
+    '--parsable',
+    '--ntasks=2',
+    f'--chdir={ROOT}',
+    f'--output={folder}/%x-%j.log',
+    'launch/slurm/train.sbatch',
+    config.removeprefix('--config='),
+    str(folder / 'run'),
+    *rest,
+  )
+  assert said.strip().isdecimal(), said
+  return said.strip()
+
+
+def wait_for(environment, job, seen, what, seconds=200):
+  """Waits until something is seen; fails if the job ends without it."""
+  deadline = time.monotonic() + seconds
+  while not seen():
+    over = state(environment, job) not in LIVE and not seen()
+    if over or time.monotonic() > deadline:
+      told = asked(environment, 'scontrol', 'show', 'job', job)
+      log = re.search(r'StdOut=(.*)', told)
+      text = pathlib.Path(log[1]).read_text() if log else ''
+      pytest.fail(f'{what}: {told}\n{text[-3000:]}')
+    time.sleep(0.1)
+
+
+def state(environment, job):
+  return asked(environment, 'squeue', '-h', '-j', job, '-o', '%T').strip()
+
+
+def test_two_tasks_preempted_and_queued_again_end_as_if_undisturbed(
+  slurm, text, pretrained, tmp_path
+):
+  del pretrained  # the corpus is prepared by then
+  whole, parts = tmp_path / 'whole', tmp_path / 'preempted'
+  for folder in (whole, parts):
+    folder.mkdir()
+  steps = {'train.steps': 120, 'train.checkpoint_every': 20}
+  job = submit(slurm, whole, *pretraining(text, **steps))
+  done = whole / 'run' / 'results.json'
+  wait_for(slurm, job, done.exists, 'undisturbed')
+
+  job = submit(slurm, parts, *pretraining(text, **steps))
+  log = parts / f'shared_bert-{job}.log'
+  kept = parts / 'run' / 'checkpoints' / '40'
+  wait_for(slurm, job, kept.exists, 'first part')
+  asked(slurm, 'scancel', '--signal=TERM', job)
+  wait_for(slurm, job, lambda: 'queued again' in log.read_text(), 'stopped')
+  assert not (parts / 'run' / 'results.json').exists()
+  wait_for(slurm, job, lambda: state(slurm, job) == 'PENDING', 'requeued')
+  asked(slurm, 'scontrol', 'update', f'JobId={job}', 'StartTime=now')
+  done = parts / 'run' / 'results.json'
+  wait_for(slurm, job, done.exists, 'second part')
+
+  assert 'resuming from step' in log.read_text()
+  assert_same_course(whole / 'run', parts / 'run')
+  assert losses(whole / 'run') == losses(parts / 'run')
+  results = json.loads(done.read_text())
+  assert results['hardware']['devices'] == 2
+
+
+def test_a_run_that_the_user_must_mend_is_not_queued_again(slurm, tmp_path):
+  job = submit(slurm, tmp_path, 'configs/missing.py')
+  log = tmp_path / f'shared_bert-{job}.log'
+  wait_for(
+    slurm, job, lambda: state(slurm, job) not in LIVE, 'to leave the queue'
+  )
+  assert 'there is no config configs/missing.py' in log.read_text()
+  assert 'queued again' not in log.read_text()
