@@ -69,6 +69,10 @@ def _train() -> ConfigDict:
       'beta2': placeholder(float),  # open: 0.999, Lion 0.99
       'epsilon': 1e-6,  # of AdamW, LAMB
       'momentum': 0.95,  # of Muon
+      # Loss or gradient not finite: stop; or rewind to the state before that
+      # step, skip its batch and go on.
+      'on_nonfinite': 'stop',
+      'max_rewinds': 3,  # on_nonfinite=rewind: batches to skip; then stop
       'log_every': 50,  # steps between lines of metrics
       'eval_every': 0,  # steps; 0: each epoch (fine-tuning) or at the end
       'checkpoint_every': 1000,  # steps; evaluations and the end save too

@@ -48,6 +48,7 @@ _BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
       'train.warmup_steps',
       'train.weight_decay',
       'train.clip_norm',
+      'train.max_rewinds',
       'train.eval_every',
       'train.checkpoint_every',
       'train.early_stopping',
@@ -213,6 +214,11 @@ def _check_values(config: ConfigDict) -> None:
       if value is not None and not is_fine(value):
         raise UserError(f'{key}={value} {what}.')
   _check_tuples(values)
+  if config.train.on_nonfinite not in ('stop', 'rewind'):
+    raise UserError(
+      f'train.on_nonfinite={config.train.on_nonfinite!r} is not known: use '
+      'stop or rewind.'
+    )
   fsdp = config.mesh.fsdp
   if fsdp != 'auto' and not (
     fsdp.isascii() and fsdp.isdecimal() and 1 <= int(fsdp) <= 10**6

@@ -5,7 +5,6 @@ import os
 import pathlib
 import random
 import resource
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from shared_bert.errors import UserError
 from shared_bert.training import manifest, state_io
 from shared_bert.training.checkpoint import Checkpoints, open_checkpoint
+from tests.process_group import free_port
 from tests.tiny_state import (
   abstract_of,
   assert_same,
@@ -322,8 +322,9 @@ def test_killed_while_saving_many_times(tmp_path):
 
 _PROCESS = """
 import sys
+from shared_bert.training import processes
+processes.join(f'localhost:{sys.argv[2]}', 2, int(sys.argv[3]), None)
 import jax
-jax.distributed.initialize(f'localhost:{sys.argv[2]}', 2, int(sys.argv[3]))
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -347,9 +348,7 @@ checkpoints.close()
 
 @pytest.mark.slow
 def test_two_processes_write_one_checkpoint(tmp_path):
-  with socket.socket() as free:
-    free.bind(('localhost', 0))
-    port = free.getsockname()[1]
+  port = free_port()
   env = {**os.environ, 'PYTHONPATH': str(_ROOT), 'JAX_NUM_CPU_DEVICES': '2'}
   processes = [
     subprocess.Popen(

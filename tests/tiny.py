@@ -113,6 +113,7 @@ def run(
   pictures=None,
   optimizer_name='adamw',
   course=None,
+  **train,
 ):
   """`training.run.run` on the tiny model; returns its outcome."""
   workdir.mkdir(parents=True, exist_ok=True)
@@ -142,6 +143,7 @@ def run(
       'train': {
         'keep_checkpoints': 2,
         'log_every': log_every,
+        **train,
       },
     },
     workdir,

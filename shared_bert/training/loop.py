@@ -38,6 +38,7 @@ class LoopSettings:
     checkpoint_every: steps between checkpoints; evaluations and the last
       step always have one.
     patience: evaluations without a new best after which training stops.
+    max_rewinds: batches that a run that skips them may skip.
     profile: first and last step to trace, counted from 1, or None.
   """
 
@@ -47,6 +48,7 @@ class LoopSettings:
   evaluate_every: int
   checkpoint_every: int
   patience: int = 0
+  max_rewinds: int = 0
   profile: tuple[int, int] | None = None
 
 
@@ -205,9 +207,21 @@ def train(
       left = course.slots_after(position.step) / (speed * slots)
     progress.show(position.step, position.progress, left, values)
 
-  def report(step: int, sums: Sums, rate: float) -> None:
-    values = _means(sums)
-    if not all(map(math.isfinite, values.values())):
+  skipped = int(state.get('skipped', 0))
+
+  def check(step: int, values: dict[str, float]) -> None:
+    """Refuses to go on with what is not finite; tells of skipped batches."""
+    nonlocal skipped
+    before, skipped = skipped, int(values.pop('skipped', 0))
+    if skipped > before:
+      progress.clear()
+      say(
+        f'  by step {step:,} the loss or its gradient was not finite: back to '
+        f'the state before, batch skipped, {skipped} of at most '
+        f'{settings.max_rewinds}'
+      )
+    too_many = skipped > settings.max_rewinds
+    if too_many or not all(map(math.isfinite, values.values())):
       progress.clear()
       checkpoints.wait()
       last = checkpoints.latest()
@@ -221,6 +235,10 @@ def train(
         f'{workdir}; {kept}. Lower train.learning_rate, lengthen the warm-up '
         'or set train.clip_norm, in another --workdir.'
       )
+
+  def report(step: int, sums: Sums, rate: float) -> None:
+    values = _means(sums)
+    check(step, values)
     tokens = values.pop('tokens')
     values = derived(values) | {'learning_rate': rate} | meter.rates(tokens)
     log.write(step, 'train', values)
@@ -325,8 +343,8 @@ def train(
       if pending is not None:
         report(*pending)
         pending = None
-      elif not all(map(math.isfinite, _means(sums).values())):
-        report(step, sums, rate)
+      else:
+        check(step, _means(sums))
       with meter.paused():
         evaluation = None
         if evaluating:

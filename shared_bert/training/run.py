@@ -164,10 +164,12 @@ def run(
   )
   settings = dataclasses.replace(
     settings,
+    max_rewinds=config['train'].get('max_rewinds', 0),
     profile=options.profile,
     course=settings.course.shortened() if options.dry_run else settings.course,
   )
-  parts = (make_params, optimizer, metric_names, mesh)
+  skips = config['train'].get('on_nonfinite') == 'rewind'
+  parts = (make_params, optimizer, metric_names, mesh, skips)
   seconds, kept = 0.0, None
   if (saved := checkpoints.open_latest()) is not None:
     _check_identity(saved.metadata, identity, workdir)
@@ -196,6 +198,7 @@ def run(
     seed=config['seed'],
     log_every=config['train']['log_every'],
     prepare=prepare,
+    skip_nonfinite=skips,
   )
   log = MetricLog(
     workdir,

@@ -1,7 +1,7 @@
 """The training step: one compiled, donated function of state and batch."""
 
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,8 @@ class TrainState(TypedDict):
     step: int32 scalar, optimiser steps done.
     params: nested dict of float32 arrays.
     opt_state: of optax.
+    skipped: int32 scalar, steps whose batch was skipped; only of a run that
+      skips batches.
     window: `Sums` since the last logged step. Kept here, on the device, so
       that logging never waits for a step and a resumed run logs the same
       numbers as an undisturbed one.
@@ -33,6 +35,7 @@ class TrainState(TypedDict):
   step: jax.Array
   params: Any
   opt_state: Any
+  skipped: NotRequired[jax.Array]
   window: Sums
 
 
@@ -40,17 +43,21 @@ def _state_maker(
   make_params: Callable[[], Any],
   optimizer: optax.GradientTransformation,
   metric_names: tuple[str, ...],
+  skip_nonfinite: bool,
 ) -> Callable[[], TrainState]:
   def make() -> TrainState:
     zero = jnp.zeros((), jnp.float32)
     params = make_params()
     names = (*metric_names, 'gradient_norm', 'update_norm', 'tokens')
-    return {
+    state: TrainState = {
       'step': jnp.zeros((), jnp.int32),
       'params': params,
       'opt_state': optimizer.init(params),
       'window': dict.fromkeys(names, (zero, zero)),
     }
+    if skip_nonfinite:
+      state['skipped'] = jnp.zeros((), jnp.int32)
+    return state
 
   return make
 
@@ -60,6 +67,7 @@ def abstract_state(
   optimizer: optax.GradientTransformation,
   metric_names: tuple[str, ...],
   mesh: Mesh | AbstractMesh,
+  skip_nonfinite: bool = False,
 ) -> Any:
   """What a state looks like: to restore checkpoints into.
 
@@ -68,11 +76,14 @@ def abstract_state(
     optimizer: of optax.
     metric_names: those the loss function returns.
     mesh: the mesh.
+    skip_nonfinite: as for `make_train_step`.
 
   Returns:
     The tree of a `TrainState`, of `jax.ShapeDtypeStruct` with shardings.
   """
-  shapes = jax.eval_shape(_state_maker(make_params, optimizer, metric_names))
+  shapes = jax.eval_shape(
+    _state_maker(make_params, optimizer, metric_names, skip_nonfinite)
+  )
   return mesh_lib.placed(mesh, shapes)
 
 
@@ -81,6 +92,7 @@ def init_state(
   optimizer: optax.GradientTransformation,
   metric_names: tuple[str, ...],
   mesh: Mesh,
+  skip_nonfinite: bool = False,
 ) -> TrainState:
   """Makes the first state, each leaf where it is to live.
 
@@ -89,13 +101,15 @@ def init_state(
     optimizer: of optax.
     metric_names: those the loss function returns.
     mesh: the mesh.
+    skip_nonfinite: as for `make_train_step`.
 
   Returns:
     The state.
   """
-  abstract = abstract_state(make_params, optimizer, metric_names, mesh)
+  parts = (make_params, optimizer, metric_names)
+  abstract = abstract_state(*parts, mesh, skip_nonfinite)
   return jax.jit(
-    _state_maker(make_params, optimizer, metric_names),
+    _state_maker(*parts, skip_nonfinite),
     out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
   )()
 
@@ -108,6 +122,23 @@ def _placed(mesh: Mesh, tree: Any) -> Any:
   """Keeps parameters, or what is shaped like them, where they live."""
   shardings = mesh_lib.state_shardings(mesh, tree)
   return jax.lax.with_sharding_constraint(tree, shardings)
+
+
+def _unless_finite(
+  old: TrainState, new: TrainState, sums: Sums, fresh: jax.Array
+) -> TrainState:
+  """The new state, or if the step was not finite the old one, counted."""
+  seen = [sums[name][0] for name in ('loss', 'gradient_norm', 'update_norm')]
+  good = jnp.isfinite(jnp.stack(seen)).all()
+  before = TrainState(
+    step=new['step'],
+    params=old['params'],
+    opt_state=old['opt_state'],
+    window=jax.tree.map(lambda x: jnp.where(fresh, 0.0, x), old['window']),
+  )
+  kept = jax.tree.map(lambda n, b: jnp.where(good, n, b), new, before)
+  kept['skipped'] = old['skipped'] + jnp.where(good, 0, 1)
+  return kept
 
 
 class TrainStep:
@@ -155,6 +186,7 @@ def make_train_step(
   seed: int,
   log_every: int,
   prepare: Callable[[Batch], Batch] = lambda batch: batch,
+  skip_nonfinite: bool = False,
 ) -> 'TrainStep':
   """Compiles the step, once for each shape of batch and accumulation.
 
@@ -169,6 +201,8 @@ def make_train_step(
     prepare: makes of a batch what the loss function takes, the whole batch at
       once, before it is cut: arrays [B, ...], with `segment_ids` int32 [B, S]
       among them, 0 on padding, by which tokens are counted.
+    skip_nonfinite: whether a step whose loss, gradient or update is not finite
+      leaves everything as it was but the step's number and a count of them.
 
   Returns:
     The step, to be called.
@@ -227,15 +261,20 @@ def make_train_step(
     window = jax.tree.map(
       lambda old, new: jnp.where(fresh, 0.0, old) + new, state['window'], sums
     )
-    state = TrainState(
+    new = TrainState(
       step=state['step'] + 1,
       params=optax.apply_updates(state['params'], updates),
       opt_state=opt_state,
       window=window,
     )
-    return _placed(mesh, state), jax.lax.with_sharding_constraint(
-      window, mesh_lib.replicated(mesh)
+    if skip_nonfinite:
+      new = _unless_finite(state, new, sums, fresh)
+    window = jax.lax.with_sharding_constraint(
+      new['window'], mesh_lib.replicated(mesh)
     )
+    if skip_nonfinite:
+      window = window | {'skipped': (new['skipped'].astype(jnp.float32), one)}
+    return _placed(mesh, new), window
 
   # A stream of its own, apart from initialisation and masks. An argument, not
   # a constant: runs of other seeds then share one compilation (with
