@@ -15,12 +15,12 @@ from shared_bert.training.checkpoint import open_checkpoint
 from tests.process_group import ProcessGroup
 
 KILLS = 30
-STEPS = 4000
+STEPS = {1: 4000, 2: 1200}  # by the number of processes: enough for all kills
 # A process whose peer is gone says so, or is aborted by JAX.
 LEFT = {75, -signal.SIGABRT, -signal.SIGKILL}
 
 
-def arguments(workdir):
+def arguments(workdir, steps):
   """A run that saves so often that many kills meet a save."""
   settings = {
     'data.source': 'toy',
@@ -31,7 +31,7 @@ def arguments(workdir):
     'model.num_heads': 2,
     'model.intermediate_size': 32,
     'tensorboard': False,
-    'train.steps': STEPS,
+    'train.steps': steps,
     'train.warmup_steps': 400,
     'train.batch_size': 16,
     'train.log_every': 10,
@@ -98,10 +98,10 @@ def kill_at_a_random_moment(group, workdir, random_):
   return kind
 
 
-def outcome(workdir):
+def outcome(workdir, steps):
   """Parameters of the last step, and all that was logged but speeds."""
   checkpoint = open_checkpoint(workdir)
-  assert checkpoint.step == STEPS
+  assert checkpoint.step == steps
   lines = [
     json.loads(line)
     for line in (workdir / 'metrics.jsonl').read_text().splitlines()
@@ -116,27 +116,30 @@ def outcome(workdir):
 @pytest.mark.parametrize('processes', [1, 2])
 def test_a_run_killed_thirty_times_ends_with_the_same_bits(tmp_path, processes):
   whole, parts = tmp_path / 'whole', tmp_path / 'parts'
-  ended = ProcessGroup(arguments(whole), processes, 1).ended()
+  steps = STEPS[processes]
+  ended = ProcessGroup(arguments(whole, steps), processes, 1).ended()
   assert [e.code for e in ended] == [0] * processes, ended
 
   random_ = random.Random(processes)
   moments, again = collections.Counter(), []
   for _ in range(KILLS):
-    group = ProcessGroup(arguments(parts), processes, 1)
+    group = ProcessGroup(arguments(parts, steps), processes, 1)
     moments[kill_at_a_random_moment(group, parts, random_)] += 1
     ended = group.ended()
     assert {e.code for e in ended} <= LEFT, ended
-    if steps := logged_steps(parts):
+    if logged := logged_steps(parts):
       kept = [
         int(p.name) for p in parts.glob('checkpoints/*') if p.name.isdecimal()
       ]
-      again.append(steps[-1] - max(kept, default=0))
-  ended = ProcessGroup(arguments(parts), processes, 1).ended()
+      again.append(logged[-1] - max(kept, default=0))
+  ended = ProcessGroup(arguments(parts, steps), processes, 1).ended()
   assert [e.code for e in ended] == [0] * processes, ended
 
   print(f'{processes} processes: {dict(moments)}, steps done again: {again}')
   assert moments['in a save'] >= KILLS // 5
   assert max(again) <= 2 * 20  # the save under way, and the one before it
-  (ours, ours_logged), (theirs, theirs_logged) = map(outcome, (whole, parts))
+  (ours, ours_logged), (theirs, theirs_logged) = (
+    outcome(workdir, steps) for workdir in (whole, parts)
+  )
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
   assert ours_logged == theirs_logged

@@ -1,0 +1,80 @@
+#!/usr/bin/env bash
+# Fine-tunes tasks times seeds, a run each, one after another or side by side.
+#
+#   launch/sweep.sh CONFIG WORKDIR --tasks="cola mrpc" --seeds="0 1 2" \
+#     [--jobs=N] [--config.KEY=VALUE ...]
+#
+# Runs lie in WORKDIR/TASK/seed-N, with what they say in WORKDIR/TASK-N.log; the
+# same command goes on where it was stopped (Ctrl-C, kill), and leaves finished
+# runs alone. With --jobs=N, N of them run at once, each on the next of the GPUs
+# in CUDA_VISIBLE_DEVICES. PYTHON=... in front names a Python other than .venv's.
+# It ends with 1 if a run failed, with 75 if it was stopped.
+set -uo pipefail
+
+tasks='' seeds=0 jobs=1 flags=()
+usage() {
+  echo 'Usage: launch/sweep.sh CONFIG WORKDIR --tasks="TASK ..."' \
+    '[--seeds="N ..."] [--jobs=N] [--config.KEY=VALUE ...]' >&2
+  exit 1
+}
+(( $# >= 2 )) || usage
+config=$1 workdir=$2
+shift 2
+for flag in "$@"; do
+  case $flag in
+    --tasks=*) tasks=${flag#*=} ;;
+    --seeds=*) seeds=${flag#*=} ;;
+    --jobs=*) jobs=${flag#*=} ;;
+    *) flags+=("$flag") ;;
+  esac
+done
+[[ -n $tasks && $jobs =~ ^[1-9][0-9]*$ ]] || usage
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+python=${PYTHON:-$root/.venv/bin/python}
+IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
+mkdir -p "$workdir" || exit 1
+
+stopping=0 failed=() started=0
+declare -A running=()  # process to name
+# A run that is stopped saves first.
+stop() {
+  stopping=1
+  kill -TERM "${!running[@]}" 2>/dev/null
+}
+trap stop INT TERM
+
+settle() {  # waits for one run
+  local code done_pid=''
+  wait -n -p done_pid "${!running[@]}"
+  code=$?
+  [[ -n ${done_pid:-} ]] || return 0  # a signal
+  if (( code )); then
+    failed+=("${running[$done_pid]} ($code)")
+  fi
+  unset "running[$done_pid]"
+}
+
+for task in $tasks; do
+  for seed in $seeds; do
+    while (( ${#running[@]} >= jobs )); do settle; done
+    (( stopping )) && break 2
+    name=$task-$seed
+    echo "sweep: $name, see $workdir/$name.log"
+    if (( jobs > 1 && ${#gpus[@]} > 1 )); then
+      export CUDA_VISIBLE_DEVICES=${gpus[started % ${#gpus[@]}]}
+    fi
+    "$python" -m shared_bert.main --config="$config" \
+      --workdir="$workdir/$task/seed-$seed" --config.data.task="$task" \
+      --config.seed="$seed" ${flags[@]+"${flags[@]}"} \
+      >>"$workdir/$name.log" 2>&1 &
+    running[$!]=$name
+    (( started += 1 ))
+  done
+done
+while (( ${#running[@]} )); do settle; done
+
+if (( ${#failed[@]} )); then
+  echo "sweep: not finished (exit code): ${failed[*]}" >&2
+fi
+(( stopping )) && exit 75
+(( ${#failed[@]} == 0 ))
