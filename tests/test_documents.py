@@ -306,7 +306,7 @@ def test_keys_that_a_page_names_are_there(path):
   sections = [
     {
       f'{section}.{key}'
-      for section in ('model', 'train', 'data')
+      for section in ('model', 'mesh', 'train', 'data')
       for key in defaults()[section]
     }
     for defaults in (config_lib.pretrain_defaults, config_lib.finetune_defaults)
@@ -314,7 +314,7 @@ def test_keys_that_a_page_names_are_there(path):
   known = known.union(*sections)
   text = path.read_text(encoding='utf-8')
   named = set(re.findall(r'--config\.([\w.]*\w)=', text))
-  named |= set(re.findall(r'`((?:model|train|data)\.\w+)[`=]', text))
+  named |= set(re.findall(r'`((?:model|mesh|train|data)\.\w+)[`=]', text))
   placeholders = {'KEY', 'any.key'}
   assert named - known - placeholders == set()
 
