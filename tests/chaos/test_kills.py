@@ -91,7 +91,8 @@ def kill_at_a_random_moment(group, workdir, random_):
       time.sleep(random_.uniform(0, 0.02))
   kind = 'in a save' if saving(workdir) - cut_off else kind
   victims = group.processes
-  if random_.random() < 0.7:
+  # Before they have met, one that is alone waits five minutes for the other.
+  if kind != 'starting' and random_.random() < 0.7:
     victims = [random_.choice(victims)]
   for process in victims:
     process.kill()
