@@ -6,9 +6,10 @@
 #
 # Runs lie in WORKDIR/TASK/seed-N, with what they say in WORKDIR/TASK-N.log; the
 # same command goes on where it was stopped (Ctrl-C, kill), and leaves finished
-# runs alone. With --jobs=N, N of them run at once, each on the next of the GPUs
-# in CUDA_VISIBLE_DEVICES. PYTHON=... in front names a Python other than .venv's.
-# It ends with 1 if a run failed, with 75 if it was stopped.
+# runs alone. With --jobs=N, N of them run at once, each on a GPU of its own, of
+# those in CUDA_VISIBLE_DEVICES or all; with fewer GPUs than jobs they share them
+# and their memory. PYTHON=... in front names a Python other than .venv's. It ends
+# with 1 if a run failed, with 75 if it was stopped.
 set -uo pipefail
 
 tasks='' seeds=0 jobs=1 flags=()
@@ -31,11 +32,28 @@ done
 [[ -n $tasks && $jobs =~ ^[1-9][0-9]*$ ]] || usage
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${PYTHON:-$root/.venv/bin/python}
-IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-}"
 mkdir -p "$workdir" || exit 1
 
-stopping=0 failed=() started=0
-declare -A running=()  # process to name
+free=()  # GPUs, one by one as often as runs may have them
+share_gpus() {
+  local found gpu round rounds
+  found=${CUDA_VISIBLE_DEVICES-$(nvidia-smi --query-gpu=index \
+    --format=csv,noheader 2>/dev/null)}
+  read -ra found <<<"${found//[,$'\n']/ }"
+  (( jobs > 1 && ${#found[@]} )) || return 0
+  (( rounds = (jobs + ${#found[@]} - 1) / ${#found[@]} ))
+  for (( round = 0; round < rounds; round++ )); do
+    for gpu in "${found[@]}"; do free+=("$gpu"); done
+  done
+  if (( rounds > 1 )); then  # JAX takes three quarters of a GPU by itself
+    : "${XLA_PYTHON_CLIENT_MEM_FRACTION:=.$(( 90 / rounds ))}"
+    export XLA_PYTHON_CLIENT_MEM_FRACTION
+  fi
+}
+share_gpus
+
+stopping=0 failed=()
+declare -A running=() gpu_of=()  # by process: its name, its GPU
 # A run that is stopped saves first.
 stop() {
   stopping=1
@@ -51,7 +69,8 @@ settle() {  # waits for one run
   if (( code )); then
     failed+=("${running[$done_pid]} ($code)")
   fi
-  unset "running[$done_pid]"
+  [[ -n ${gpu_of[$done_pid]} ]] && free+=("${gpu_of[$done_pid]}")
+  unset "running[$done_pid]" "gpu_of[$done_pid]"
 }
 
 for task in $tasks; do
@@ -60,15 +79,14 @@ for task in $tasks; do
     (( stopping )) && break 2
     name=$task-$seed
     echo "sweep: $name, see $workdir/$name.log"
-    if (( jobs > 1 && ${#gpus[@]} > 1 )); then
-      export CUDA_VISIBLE_DEVICES=${gpus[started % ${#gpus[@]}]}
-    fi
+    gpu=${free[0]:-}
+    free=("${free[@]:1}")
+    [[ -n $gpu ]] && export CUDA_VISIBLE_DEVICES=$gpu
     "$python" -m shared_bert.main --config="$config" \
       --workdir="$workdir/$task/seed-$seed" --config.data.task="$task" \
       --config.seed="$seed" ${flags[@]+"${flags[@]}"} \
       >>"$workdir/$name.log" 2>&1 &
-    running[$!]=$name
-    (( started += 1 ))
+    running[$!]=$name gpu_of[$!]=$gpu
   done
 done
 while (( ${#running[@]} )); do settle; done

@@ -200,8 +200,8 @@ def test_commands_of_the_documents_work_in_their_order(
       if arguments is None:
         continue
       config = parse(arguments, monkeypatch)
-      needs_more = words[0] in ('launch/local_gpu.sh', 'launch/tpu_vm.sh')
-      if needs_more or config.job == 'quickstart':  # which has its own test
+      needs_gpu = words[0] == 'launch/local_gpu.sh'
+      if needs_gpu or config.job == 'quickstart':  # which has its own test
         continue
       arguments = shortened(arguments, config)
       workdirs = [w for w in arguments if w.startswith('--workdir=')]

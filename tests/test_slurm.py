@@ -177,3 +177,21 @@ def test_a_run_that_the_user_must_mend_is_not_queued_again(slurm, tmp_path):
   )
   assert 'there is no config configs/missing.py' in log.read_text()
   assert 'queued again' not in log.read_text()
+
+
+def test_a_job_that_is_cancelled_saves_and_is_not_queued_again(
+  slurm, text, pretrained, tmp_path
+):
+  del pretrained
+  steps = {'train.steps': 100_000, 'train.checkpoint_every': 20}
+  job = submit(slurm, tmp_path, *pretraining(text, **steps))
+  log = tmp_path / f'shared_bert-{job}.log'
+  kept = tmp_path / 'run' / 'checkpoints' / '40'
+  wait_for(slurm, job, kept.exists, 'to save')
+  asked(slurm, 'scancel', job)
+  wait_for(slurm, job, lambda: state(slurm, job) not in LIVE, 'to end')
+  assert 'stopped by SIGTERM after step' in log.read_text()
+  time.sleep(5)  # in which the scheduler would find it again
+  told = asked(slurm, 'scontrol', 'show', 'job', job)
+  assert 'JobState=CANCELLED' in told, told
+  assert 'queued again' not in log.read_text()

@@ -125,6 +125,8 @@ class _StopSignals:
 
   def __enter__(self):
     for number in (signal.SIGTERM, signal.SIGINT):
+      if signal.getsignal(number) is signal.SIG_IGN:
+        continue  # as in the background of a script: it stays so
       try:
         self._before[number] = signal.signal(number, self._ask)
       except ValueError:  # not the main thread, as in a notebook's executor
