@@ -24,7 +24,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from shared_bert.errors import Preempted, UserError
+from shared_bert.errors import Preempted, UserError, printable
 from shared_bert.training import stopping
 from shared_bert.training.workdir import flatten
 
@@ -98,7 +98,8 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
         'error: this is a bug of shared_bert, not of yours.', file=sys.stderr
       )
       return 2
-    print('error:', ' '.join(sentence.splitlines()), file=sys.stderr)
+    line = printable(' '.join(sentence.splitlines()))
+    print('error:', line, file=sys.stderr)
     return 1
   return 0
 

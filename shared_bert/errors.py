@@ -14,3 +14,13 @@ class Preempted(Exception):
 
   `shared_bert.main` leaves with exit code 75, on which the launchers restart.
   """
+
+
+def printable(text: str) -> str:
+  r"""The text with what would steer a terminal written out, as `\x1b`.
+
+  Names and labels come from files and archives of others.
+  """
+  return ''.join(
+    c if c.isprintable() or c in '\n\t' else ascii(c)[1:-1] for c in text
+  )

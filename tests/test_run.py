@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 
 import jax
 import numpy as np
@@ -132,3 +133,25 @@ def test_the_last_step_is_saved_and_old_checkpoints_go(tmp_path):
   tiny.run(tmp_path, checkpoint_every=1)
   kept = sorted(p.name for p in (tmp_path / 'checkpoints').iterdir())
   assert kept == ['5', '6']
+
+
+def test_a_slow_disk_changes_nothing_but_the_time(tmp_path, monkeypatch):
+  fast, slow = tmp_path / 'fast', tmp_path / 'slow'
+  tiny.run(fast, checkpoint_every=1)
+  at_once, waits = os.fsync, []
+
+  def sync_slowly(descriptor):
+    # Ten times what a step takes: each save is still under way at the next.
+    time.sleep(0.2)
+    waits.append(descriptor)
+    at_once(descriptor)
+
+  monkeypatch.setattr(os, 'fsync', sync_slowly)
+  with pytest.raises(Preempted, match='step 3 of 6'):
+    tiny.run(slow, checkpoint_every=1, make_batch=stop_at(2))
+  # What it said is saved, is: the signal came amidst a save.
+  assert Checkpoints(slow / 'checkpoints').latest() == 3
+  tiny.run(slow, checkpoint_every=1)
+  assert len(waits) > 10
+  jax.tree.map(np.testing.assert_array_equal, arrays(fast, 6), arrays(slow, 6))
+  assert metrics(fast) == metrics(slow)

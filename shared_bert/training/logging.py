@@ -14,14 +14,14 @@ from typing import Any, TextIO
 import jax
 import numpy as np
 
-from shared_bert.errors import UserError
+from shared_bert.errors import UserError, printable
 from shared_bert.tensorflow_cpu import import_tensorflow
 from shared_bert.training import hparams, processes
 
 
 def say(text: str = '') -> None:
   """Prints a line at once, also into a pipe."""
-  print(text, flush=True)
+  print(printable(text), flush=True)
 
 
 def _summary_writer(folder: pathlib.Path) -> Any | None:
