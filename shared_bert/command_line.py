@@ -48,12 +48,16 @@ _KINDS = {
 }
 
 
-def run(command: Callable[[], None], argv: Sequence[str]) -> int:
+def run(
+  command: Callable[..., None], argv: Sequence[str], takes_words: bool = False
+) -> int:
   """Parses flags, runs a command, turns errors into sentences.
 
   Args:
     command: the function; its module's docstring and flags are the help.
     argv: of the process.
+    takes_words: whether the command is called with what is not a flag; else
+      that is an error.
 
   Returns:
     The exit code.
@@ -69,9 +73,11 @@ def run(command: Callable[[], None], argv: Sequence[str]) -> int:
     if _HELP & set(argv):
       print(_help(sys.modules[command.__module__]))
     else:
-      _parse(argv)
+      words = _parse(argv)
+      if words and not takes_words:
+        raise UserError(f'{words[0]!r} is not a flag: flags are --name=value.')
       with _stoppable():
-        command()
+        command(*([words] if takes_words else []))
     sys.stdout.flush()
   except Preempted as error:
     print(error, file=sys.stderr)
@@ -211,8 +217,8 @@ def _sentence(error: Exception) -> str:
   return ''
 
 
-def _parse(argv: Sequence[str]) -> None:
-  """Parses the flags.
+def _parse(argv: Sequence[str]) -> list[str]:
+  """Parses the flags; returns what is none.
 
   Raises:
     UserError: naming the first that is wrong.
@@ -240,8 +246,7 @@ def _parse(argv: Sequence[str]) -> None:
     if isinstance(error, flags.Error):
       raise UserError(f'{error}.') from error
     raise
-  if len(rest) > 1:
-    raise UserError(f'{rest[1]!r} is not a flag: flags are --name=value.')
+  return rest[1:]
 
 
 def _explain_config(argv: Sequence[str]) -> None:

@@ -97,7 +97,9 @@ def pretrain_defaults() -> ConfigDict:
     {
       'job': 'pretrain',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
-      'init_from': '',  # a workdir or checkpoint to start from or evaluate
+      # A workdir or checkpoint to start from or evaluate, or a folder of
+      # Hugging Face's BERT to start from.
+      'init_from': '',
       'tensorboard': True,  # event files beside metrics.jsonl
       'model': _model(),
       'mesh': _mesh(),
@@ -144,7 +146,9 @@ def finetune_defaults() -> ConfigDict:
       'job': 'finetune',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
       'seeds': (),  # several runs, one a seed; mean and spread are printed
-      'init_from': '',  # a workdir or checkpoint to start from or evaluate
+      # A workdir or checkpoint to start from or evaluate, or a folder of
+      # Hugging Face's BERT to start from.
+      'init_from': '',
       'from_mnli': False,  # task=all: RTE, MRPC, STS-B go on from MNLI's model
       'tensorboard': True,  # event files beside metrics.jsonl
       'model': _model(),

@@ -11,6 +11,7 @@ from shared_bert import config as config_lib
 from shared_bert import recipes, run_plan, task_data, train_validation
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import glue
+from shared_bert.interop.starting import open_start
 from shared_bert.model import flops, parameters
 from shared_bert.task_model import TaskModel
 from shared_bert.training import mesh as mesh_lib
@@ -18,7 +19,6 @@ from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import processes
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
-from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
 from shared_bert.training.run import Options
@@ -55,7 +55,9 @@ def finetune(
   train_validation.check_shares(config, len(devices))
 
   # Data: every split as padded rows; unlabelled ones are only predicted.
-  start = open_checkpoint(config.init_from) if config.init_from else None
+  start = None
+  if config.init_from:
+    start = open_start(config.init_from, config.model)
   # What is downloaded, prepared or trained now is so once.
   loaded = processes.first_ahead(lambda: task_data.load_task(config.data))
   tokenizer = processes.first_ahead(

@@ -25,6 +25,7 @@ from shared_bert.data.corpus import Corpus
 from shared_bert.data.preparation import NewVocabulary
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
+from shared_bert.output_flag import OUTPUT
 
 _INPUT = flags.DEFINE_list(
   'input',
@@ -37,7 +38,7 @@ _TEXT_KEY = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string(
   'data_dir', 'data', 'Folder of TensorFlow Datasets.'
 )
-_OUTPUT = flags.DEFINE_string('output', None, 'Folder to make.')
+flags.declare_key_flag(OUTPUT)
 _VOCAB = flags.DEFINE_string(
   'vocab', None, 'vocab.txt, tokenizer.json or a folder holding one of them.'
 )
@@ -233,7 +234,7 @@ def _split_options(texts: Sequence[str]) -> list[str]:
 
 
 def _command() -> None:
-  if not _OUTPUT.value:
+  if not OUTPUT.value:
     raise UserError('no --output is given: name the folder to make.')
   if _RUNNER.value and _WORKERS.value is not None:
     raise UserError(
@@ -244,7 +245,7 @@ def _command() -> None:
     )
   prepare(
     [command_line.expand_home(pattern) for pattern in _INPUT.value],
-    command_line.expand_home(_OUTPUT.value),
+    command_line.expand_home(OUTPUT.value),
     vocab=_VOCAB.value and command_line.expand_home(_VOCAB.value),
     vocab_size=_VOCAB_SIZE.value,
     seq_len=_SEQ_LEN.value,

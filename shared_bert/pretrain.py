@@ -15,6 +15,7 @@ from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import masking, toy
 from shared_bert.data.corpus import Corpus
 from shared_bert.errors import UserError
+from shared_bert.interop.starting import open_start
 from shared_bert.masked_model import MaskedModel, arrays_of
 from shared_bert.model import flops, parameters
 from shared_bert.training import mesh as mesh_lib
@@ -22,7 +23,6 @@ from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import processes
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
-from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
@@ -55,7 +55,9 @@ def pretrain(
     return finished
 
   # What can be known before text is prepared, which may take hours.
-  start = open_checkpoint(config.init_from) if config.init_from else None
+  start = None
+  if config.init_from:
+    start = open_start(config.init_from, config.model)
   devices = mesh_lib.find_devices()
   train = config.train
   train_validation.check_shares(config, len(devices))

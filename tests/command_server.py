@@ -21,7 +21,13 @@ import signal
 import subprocess
 import sys
 
-_COMMANDS = ('shared_bert.main', 'shared_bert.plan', 'shared_bert.prepare')
+_COMMANDS = (
+  'shared_bert.main',
+  'shared_bert.plan',
+  'shared_bert.prepare',
+  'shared_bert.export',
+  'shared_bert.predict',
+)
 _ROOT = pathlib.Path(__file__).parents[1]
 _SECONDS = 300  # after which a command is killed
 

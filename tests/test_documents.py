@@ -17,13 +17,13 @@ from absl import flags
 from absl.testing import flagsaver
 
 from shared_bert import config as config_lib
-from shared_bert import main, plan, prepare, validation
+from shared_bert import export, main, plan, predict, prepare, validation
 from shared_bert.training import mesh as mesh_lib
 from tests.tiny_jobs import SMALL, sentences
 
 ROOT = pathlib.Path(__file__).parents[1]
 # In the order in which they are read: one's runs are the next one's start.
-GUIDES = ('pretrain', 'finetune', 'evaluate', 'resume', 'gpu', 'tpu')
+GUIDES = 'pretrain finetune evaluate export resume gpu tpu'.split()
 DOCUMENTS = [
   ROOT / 'README.md',
   *(ROOT / 'docs' / 'guides' / f'{name}.md' for name in GUIDES),
@@ -42,7 +42,8 @@ SHORT = [
   '--config.train.accumulation=1',
   '--config.train.warmup_steps=0',
 ]
-OTHERS = {f'python -m {module.__name__}': module for module in (plan, prepare)}
+MODULES = (plan, prepare, export, predict)
+OTHERS = {f'python -m {module.__name__}': module for module in MODULES}
 SHORT_TIME = '--config.train.hours=1e-9'
 NO_RAMP = [f'--config.train.ramp_{k}=0' for k in ('batch_size', 'ratio')]
 SHORT_TASK = ['--config.data.eval_batch_size=16', '--config.train.steps=1']

@@ -17,7 +17,14 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (
+  decoders,
+  models,
+  normalizers,
+  pre_tokenizers,
+  processors,
+  trainers,
+)
 
 from shared_bert.errors import UserError
 
@@ -179,6 +186,20 @@ class Tokenizer:
       'vocab.txt': ''.join(t + '\n' for t in self.vocab).encode('utf-8'),
       'tokenizer_config.json': (json.dumps(config, indent=2) + '\n').encode(),
     }
+
+  def to_huggingface(self) -> str:
+    """A `tokenizer.json` that encodes texts and pairs as BERT's rows.
+
+    Unlike here, a literal `[MASK]` in a text is the mask token, as their users
+    expect.
+    """
+    engine = tokenizers.Tokenizer.from_str(self._engine.to_str())
+    engine.add_special_tokens(list(SPECIAL_TOKENS))
+    engine.post_processor = processors.BertProcessing(
+      ('[SEP]', self.sep_id), ('[CLS]', self.cls_id)
+    )
+    engine.decoder = decoders.WordPiece(prefix='##', cleanup=True)
+    return engine.to_str(pretty=True)
 
   def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
     """Encodes texts, each on its own, without adding special tokens.

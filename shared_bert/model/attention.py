@@ -92,6 +92,23 @@ class SharedProjection(nnx.Module):
     return q, k, v
 
 
+class FoldedProjection(nnx.Module):
+  """`shared` for inference: S∘d, S, S with d = d_q∘d_k and d_v in W_o.
+
+  Exact: only d_q∘d_k matters to the scores, and the rows of W_o take d_v.
+  """
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    width = config.hidden_size
+    self.shared = dense(config, width, width, rngs=rngs)
+    self.d_qk = nnx.Param(jnp.ones((width,)))
+
+  def __call__(self, x: jax.Array) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype."""
+    s = self.shared(x)
+    return s * self.d_qk[...].astype(s.dtype), s, s
+
+
 class SymmetricProjection(nnx.Module):
   """Keys are the queries (Courtois et al., arXiv 2406.06366)."""
 
@@ -177,7 +194,10 @@ class SelfAttention(nnx.Module):
     width = config.hidden_size
     self.num_heads = config.num_heads
     self.dropout_rate = config.attention_dropout
-    self.projection = PROJECTIONS[config.attention](config, rngs=rngs)
+    projection = PROJECTIONS[config.attention]
+    if config.folded:
+      projection = FoldedProjection
+    self.projection = projection(config, rngs=rngs)
     self.output = dense(config, width, width, rngs=rngs)
 
   def heads(self, x: jax.Array) -> QueriesKeysValues:

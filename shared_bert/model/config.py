@@ -51,6 +51,9 @@ class BertConfig:
       as `initializer_range`, or `signs` for ±1 at random. The paper does not
       say. Ones start as the plain tied projection, in which every token
       attends mostly to itself; signs start with self-scores of mean 0.
+    folded: `shared` only, for inference: d_k is folded into d_q and d_v into
+      W_o, so that keys and values are S itself; `interop.folding` makes the
+      parameters.
     role_bias: `shared` only: one bias per role, added after the diagonals,
       in place of the shared one. It breaks the symmetry of the scores.
     pairwise_init: `normal` for N(0, 1), as in Courtois et al.'s code, or
@@ -83,6 +86,7 @@ class BertConfig:
   attention: str = 'shared'
   diagonal_init: str = 'ones'
   role_bias: bool = False
+  folded: bool = False
   pairwise_init: str = 'normal'
   hidden_dropout: float = 0.1
   attention_dropout: float = 0.1
@@ -138,6 +142,11 @@ class BertConfig:
       raise UserError(
         'model.role_bias=True belongs to model.attention=shared, not to '
         f'{self.attention}: leave it False.'
+      )
+
+    if self.folded and (self.attention != 'shared' or self.role_bias):
+      raise UserError(
+        'only model.attention=shared without model.role_bias can be folded.'
       )
 
   @property

@@ -150,9 +150,9 @@ def _checkpoint(config: ConfigDict) -> Checkpoint | None:
   if not config.init_from:
     return None
   # Imported late: Orbax takes seconds.
-  from shared_bert.training.checkpoint import open_checkpoint
+  from shared_bert.interop.starting import open_start
 
-  return open_checkpoint(config.init_from)
+  return open_start(config.init_from, config.model)
 
 
 def _check_fit(subject: Subject, start: Checkpoint | None) -> Subject:

@@ -262,7 +262,7 @@ def train(
       state,
       metadata
       | {'seconds': time.monotonic() - started, 'position': position.kept()},
-      metrics=metrics if best_metric in metrics else None,
+      metrics=metrics,
       files=files,
     )
 

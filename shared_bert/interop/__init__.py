@@ -1,0 +1,1 @@
+"""Models of others in, and ours out: Hugging Face's BERT."""

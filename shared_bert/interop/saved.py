@@ -1,0 +1,167 @@
+"""A model as it was saved, whole: nothing but its path is needed to use it."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+from shared_bert.data.tokenizer import Tokenizer
+from shared_bert.errors import UserError
+from shared_bert.model import heads, parameters
+from shared_bert.model.config import BertConfig
+from shared_bert.model.encoder import BertModel
+from shared_bert.training.checkpoint import open_checkpoint
+
+# What is put on the encoder, by a parameter that only it has; the first that is
+# found counts. `encoder`: nothing.
+_SIGNS = {
+  'pretraining': 'next_sentence/kernel',
+  'masked_lm': 'transform/kernel',
+  'classification': 'classifier/kernel',
+  'question_answering': 'span/kernel',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedModel:
+  """A model, its numbers and what its inputs and outputs mean.
+
+  Attributes:
+    path: of the folder it was read from.
+    config: of the model, computing in float32.
+    head: `pretraining`, `masked_lm`, `classification`, `question_answering` or
+      `encoder`.
+    params: nested by name, as `make` has them; float32 NumPy arrays.
+    tokenizer: of its texts.
+    label_names: of its classes; empty for a score, and without a classifier.
+    seq_len: the longest row it was trained on.
+    facts: what it says of its training: `step`, `metrics`, `run` (its config),
+      `versions`; each may be missing.
+  """
+
+  path: pathlib.Path
+  config: BertConfig
+  head: str
+  params: dict[str, Any]
+  tokenizer: Tokenizer
+  label_names: tuple[str, ...]
+  seq_len: int
+  facts: dict[str, Any]
+
+  @property
+  def num_outputs(self) -> int:
+    """C of a classifier, 1 of a regression."""
+    return len(self.params['classifier']['bias'])
+
+  @property
+  def make(self) -> Callable[[nnx.Rngs], nnx.Module]:
+    """Builds the module that `params` belongs to."""
+    return maker_of(
+      self.head,
+      self.config,
+      self.num_outputs if self.head == 'classification' else 0,
+    )
+
+
+def maker_of(
+  head: str, config: BertConfig, num_outputs: int
+) -> Callable[[nnx.Rngs], nnx.Module]:
+  """`make(rngs)` of a model by its head.
+
+  Args:
+    head: as `SavedModel.head`.
+    config: of the model.
+    num_outputs: C of a classifier; of the others it does not count.
+  """
+  if head == 'classification':
+    return lambda rngs: heads.BertForSequenceClassification(
+      config, num_outputs, rngs=rngs
+    )
+  model = {
+    'pretraining': heads.BertForPreTraining,
+    'masked_lm': heads.BertForMaskedLM,
+    'question_answering': heads.BertForQuestionAnswering,
+    'encoder': BertModel,
+  }[head]
+  return lambda rngs: model(config, rngs=rngs)
+
+
+def head_of(names: set[str]) -> str:
+  """The head that a model with parameters of these names has."""
+  return next((h for h, sign in _SIGNS.items() if sign in names), 'encoder')
+
+
+def open_saved(path: str | pathlib.Path) -> SavedModel:
+  """Opens the checkpoint of one of our runs.
+
+  Args:
+    path: as for `open_checkpoint`: a workdir, its checkpoints folder or the
+      folder of a step.
+
+  Raises:
+    UserError: there is none, it is damaged, or was saved by an earlier version
+      that did not say what it is.
+  """
+  checkpoint = open_checkpoint(path)
+  tokenizer = Tokenizer.load(checkpoint.path)
+  metadata = checkpoint.metadata
+  recorded = metadata.get('tokenizer_sha256')
+  if recorded and recorded != tokenizer.sha256:
+    raise UserError(
+      f'{checkpoint.path} holds another vocabulary than it was trained with: '
+      'bring back its vocab.txt and tokenizer_config.json.'
+    )
+  run = metadata['config']
+  keys = {k: v for k, v in run['model'].items() if v is not None}
+  config = BertConfig.of_size(
+    keys.pop('size'),
+    vocab_size=tokenizer.vocab_size,
+    **(keys | {'dtype': 'float32'}),
+  )
+  leaves = {name.removeprefix('params/') for name in checkpoint.leaves}
+  head = head_of(leaves)
+  labels = metadata.get('label_names')
+  if head == 'classification' and labels is None:
+    raise UserError(
+      f'{checkpoint.path} does not say what its classes mean: it was saved by '
+      'an earlier version; fine-tune again.'
+    )
+  params = checkpoint.load_params()
+  outputs = len(params['classifier']['bias']) if 'classifier' in params else 0
+  return SavedModel(
+    path=checkpoint.path,
+    config=config,
+    head=head,
+    params=_checked(params, maker_of(head, config, outputs), checkpoint.path),
+    tokenizer=tokenizer,
+    label_names=tuple(labels or ()),
+    seq_len=run['data']['seq_len'],
+    facts={
+      'step': checkpoint.step,
+      'metrics': checkpoint.metrics,
+      'run': run,
+      'versions': checkpoint.versions,
+    },
+  )
+
+
+def _checked(
+  params: dict[str, Any],
+  make: Callable[[nnx.Rngs], nnx.Module],
+  path: pathlib.Path,
+) -> dict[str, Any]:
+  """The parameters, if they are those of the model they are said to be."""
+  shape = functools.partial(map, lambda named: (named[0], named[1].shape))
+  ours = dict(shape(parameters.named_leaves(parameters.abstract(make))))
+  theirs = dict(shape(parameters.named_leaves(params)))
+  for name in sorted(ours.keys() | theirs.keys()):
+    if ours.get(name) != theirs.get(name):
+      raise UserError(
+        f'{path} is not the model that its config says: {name} is '
+        f'{theirs.get(name, "missing")} there and should be '
+        f'{ours.get(name, "missing")}. Take another checkpoint.'
+      )
+  return params
