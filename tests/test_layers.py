@@ -1,0 +1,48 @@
+"""The small parts: a lookup's gradient is that of any lookup, only faster."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shared_bert.model.layers import lookup
+
+
+def case(rows, count=300):
+  rng = np.random.default_rng(rows)
+  table = jnp.asarray(rng.normal(size=(rows, 8)), jnp.float32)
+  # Some rows often, some never.
+  ids = jnp.asarray(rng.integers(0, rows, (3, count)) // 2, jnp.int32)
+  weights = jnp.asarray(rng.normal(size=(3, count, 8)), jnp.float32)
+  return table, ids, weights
+
+
+@pytest.mark.parametrize('rows', [2, 512, 3000])  # small tables, and large
+def test_a_lookup_and_its_gradient_are_those_of_autodiff(rows):
+  table, ids, weights = case(rows)
+
+  def loss(look):
+    return lambda table: (look(table) * weights).sum()
+
+  ours = loss(lambda table: lookup(table, ids, jnp.float32))
+  plain = loss(lambda table: jnp.take(table, ids, axis=0))
+  np.testing.assert_array_equal(ours(table), plain(table))
+  np.testing.assert_allclose(
+    jax.grad(ours)(table), jax.grad(plain)(table), rtol=0, atol=1e-4
+  )
+
+
+@pytest.mark.parametrize('rows', [2, 3000])
+def test_the_gradient_of_a_bfloat16_lookup_is_summed_in_float32(rows):
+  table, _, _ = case(rows)
+  # A thousand times 2⁻⁹ and once 1: in bfloat16 the sum would stop growing.
+  ids = jnp.zeros((1001,), jnp.int32)
+  weights = jnp.full((1001, 8), 2.0**-9, jnp.bfloat16).at[0].set(1.0)
+
+  def loss(table):
+    return (lookup(table, ids, jnp.bfloat16) * weights).sum(dtype=jnp.float32)
+
+  gradient = jax.grad(loss)(table)
+  assert gradient.dtype == jnp.float32
+  np.testing.assert_allclose(gradient[0], 1 + 1000 / 512, rtol=1e-6)
+  assert not gradient[1:].any()
