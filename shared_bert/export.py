@@ -4,7 +4,8 @@ r"""Writes a trained model for other tools.
 
 --format=hf (the default) is a folder of an unmodified Hugging Face BERT, which
 transformers and sentence-transformers load without code of ours. A shared layer
-is exactly a standard one, so its numbers are the same.
+is exactly a standard one, so its numbers are the same. --format=stablehlo is
+one program for CPU, CUDA and TPU, with its parameters beside it: JAX runs it.
 """
 
 import os
@@ -22,7 +23,9 @@ from shared_bert.output_flag import OUTPUT
 
 flags.declare_key_flag(CHECKPOINT)
 flags.declare_key_flag(OUTPUT)
-_FORMAT = flags.DEFINE_enum('format', 'hf', ['hf'], 'hf: Hugging Face.')
+_FORMAT = flags.DEFINE_enum(
+  'format', 'hf', ['hf', 'stablehlo'], "Hugging Face's BERT, or a program."
+)
 
 
 def _command() -> None:
@@ -38,17 +41,18 @@ def _command() -> None:
       f'--output={output} is there already: name another folder, or remove it.'
     )
   # Imported late, for --help's sake.
-  from shared_bert.interop import huggingface
+  from shared_bert.interop import huggingface, stablehlo
   from shared_bert.interop.opening import open_model
   from shared_bert.model import parameters
   from shared_bert.training.logging import say
 
+  writers = {'hf': huggingface, 'stablehlo': stablehlo}
   saved = open_model(command_line.expand_home(checkpoint))
   # Whole or not there at all.
   partial = output.with_name(f'.{output.name}.{os.getpid()}.partial')
   partial.mkdir(parents=True)
   try:
-    huggingface.write(saved, partial)
+    writers[_FORMAT.value].write(saved, partial)
     if output.exists():
       output.rmdir()
     partial.rename(output)
