@@ -37,6 +37,8 @@ def _model() -> ConfigDict:
       'initializer_range': 0.02,  # standard deviation of fresh matrices
       'diagonal_init': 'ones',  # of d_q, d_k, d_v; or normal, signs
       'role_bias': False,  # shared: one bias a role instead of one for all
+      # shared, with role_bias: rank of a matrix that each role adds; 0: none.
+      'residual_rank': 0,
       'pairwise_init': 'normal',  # of U; or identity
       'dtype': 'auto',  # bfloat16 on accelerators, float32 on CPU
       'scan_layers': True,  # compile one layer and loop; False: unroll them

@@ -1,5 +1,6 @@
 """FLOPs by formula: those of the matrix products that JAX traces."""
 
+import dataclasses
 import itertools
 import math
 
@@ -93,7 +94,28 @@ def test_a_training_step_has_the_products_of_the_formula(attention, remat):
   config = _config(attention, remat=remat)
   function, args = _masked_words(config)
   by_formula = flops.train_flops_per_token(config, S, P) * B * S
-  assert _traced(jax.grad(function), *args) == by_formula
+  # The gradient of a small table is a product, which is a way to add: formulas
+  # of a model's arithmetic have no look-ups.
+  rows = config.vocab_size + config.max_positions + config.type_vocab_size
+  look_ups = 2 * B * S * rows * config.hidden_size
+  assert _traced(jax.grad(function), *args) == by_formula + look_ups
+
+
+def test_residuals_of_low_rank_count():
+  plain = _config('shared', role_bias=True)
+  function, args = _masked_words(_config('shared', role_bias=True))
+  more, args_of_more = _masked_words(
+    _config('shared', role_bias=True, residual_rank=5)
+  )
+  added = _traced(more, *args_of_more) - _traced(function, *args)
+  # L layers, three roles, two matrices [D, 5] each.
+  assert added == 3 * B * S * 3 * 2 * (2 * 16 * 5)
+  rank = dataclasses.replace(plain, residual_rank=5)
+  by_formula = [
+    sum(flops.forward_flops_per_token(config, S, P).values()) * B * S
+    for config in (rank, plain)
+  ]
+  assert added == by_formula[0] - by_formula[1]
 
 
 def test_a_classifier_has_the_products_of_the_formula():

@@ -14,7 +14,7 @@ from shared_bert.interop import folding, huggingface
 from shared_bert.interop.fitting import fit_shared
 from shared_bert.interop.saved import SavedModel, maker_of, open_saved
 from shared_bert.model.config import ATTENTIONS
-from shared_bert.model.parameters import applier, named_leaves
+from shared_bert.model.parameters import applier, initialise, named_leaves
 from tests.tiny_jobs import SMALL, WORDS
 from tests.tiny_model import random_params, tiny_config, token_rows
 
@@ -417,3 +417,61 @@ def test_a_bert_that_does_not_fit_the_run_says_which_flags_would(
     'main', '--config=configs/cola.py:attention=tied', *wanted, *flags
   )
   assert done.code == 1 and 'not to tied' in done.err
+
+
+def test_a_residual_takes_the_fit_from_shared_to_standard():
+  saved = saved_model('encoder', attention='standard')
+  rng = np.random.default_rng(0)
+  inputs = rng.normal(size=(2, 100, 17)) * rng.uniform(0.1, 3, 17)
+  inputs[..., -1] = 1
+  moments = np.einsum('LNE,LNF->LEF', inputs, inputs) / 100
+  rows = token_rows()
+  for weights in (None, moments):
+    losses = []
+    for rank in (0, 2, 8, 16):
+      fit = fit_shared(
+        saved.params,
+        role_bias=True,
+        residual_rank=rank,
+        second_moments=weights,
+      )
+      losses.append(fit.errors.sum())
+      fitted = with_params(
+        saved,
+        fit.params,
+        attention='shared',
+        role_bias=True,
+        residual_rank=rank,
+      )
+      # It is a model of ours, and what is exported of it computes the same.
+      ours = outputs_of(fitted, *rows)
+      assert_same(
+        ours, outputs_of(standard_of(fitted), *rows), rows[2], 'encoder'
+      )
+    assert (
+      losses == sorted(losses, reverse=True) and losses[1] < losses[0] / 1.1
+    )
+    # Of full rank it is the standard model again.
+    assert losses[-1] < 1e-9
+    np.testing.assert_allclose(
+      ours[0][0], outputs_of(saved, *rows)[0][0], rtol=0, atol=1e-4
+    )
+
+
+def test_a_fresh_residual_changes_nothing_and_learns():
+  plain = saved_model('encoder', role_bias=True)
+  config = dataclasses.replace(plain.config, residual_rank=3)
+  make = maker_of('encoder', config, 0)
+  fresh = initialise(make, jax.random.key(0))
+  projection = fresh['encoder']['layers']['attention']['projection']
+  for role in ('query', 'key', 'value'):
+    assert not projection[f'{role}_residual']['up'].any()
+    assert projection[f'{role}_residual']['down'].std() > 0
+
+  def loss(params):
+    hidden, _ = applier(make)(params, *token_rows())
+    return (hidden**2 * np.arange(16)).sum()
+
+  slopes = jax.grad(loss)(fresh)['encoder']['layers']['attention']['projection']
+  for role in ('query', 'key', 'value'):
+    assert slopes[f'{role}_residual']['up'].any()

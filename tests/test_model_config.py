@@ -20,6 +20,8 @@ from shared_bert.model.config import ATTENTIONS, BertConfig
     ({'attention_dropout': -0.1}, 'model.attention_dropout'),
     ({'hidden_size': 10, 'num_heads': 4}, 'model.hidden_size'),
     ({'attention': 'tied', 'role_bias': True}, 'model.role_bias'),
+    ({'residual_rank': 4}, 'model.role_bias=True'),
+    ({'residual_rank': -1}, 'model.residual_rank'),
     ({'layer_norm_epsilon': 0.0}, 'model.layer_norm_epsilon'),
     ({'initializer_range': -0.02}, 'model.initializer_range'),
   ],

@@ -3,7 +3,8 @@
 Every projection of `shared_bert.model.attention` is linear in its input, and so
 are three matrices with their biases:
 
-  shared     W_q = W_s·diag(d_q), b_q = b_s∘d_q, and so for keys and values
+  shared     W_q = W_s·diag(d_q), b_q = b_s∘d_q, and so for keys and values;
+             a residual's product is added to it
   symmetric  W_k = W_q
   pairwise   W_k = W_q, and of each head W_q·U for the queries
   tied       W_q = W_k = W_v = W_s
@@ -37,19 +38,20 @@ def _standard(params: Params, heads: int) -> _Roles:
 
 def _shared(params: Params, heads: int) -> _Roles:
   del heads
-  kernel = np.asarray(params['shared']['kernel'])
+  shared = np.asarray(params['shared']['kernel'])
 
-  def role(diagonal: str, bias: str) -> _Dense:
-    d = np.asarray(params[diagonal])
-    if bias in params:  # model.role_bias: added after the diagonal
-      return kernel * d[:, None, :], np.asarray(params[bias])
-    return kernel * d[:, None, :], np.asarray(params['shared']['bias']) * d
+  def role(name: str) -> _Dense:
+    d = np.asarray(params[f'd_{name[0]}'])
+    kernel = shared * d[:, None, :]
+    if residual := params.get(f'{name}_residual'):
+      kernel = kernel + np.asarray(residual['down']) @ np.asarray(
+        residual['up']
+      )
+    if (bias := params.get(f'{name}_bias')) is not None:  # after the diagonal
+      return kernel, np.asarray(bias)
+    return kernel, np.asarray(params['shared']['bias']) * d
 
-  return (
-    role('d_q', 'query_bias'),
-    role('d_k', 'key_bias'),
-    role('d_v', 'value_bias'),
-  )
+  return role('query'), role('key'), role('value')
 
 
 def _symmetric(params: Params, heads: int) -> _Roles:
@@ -129,7 +131,7 @@ def as_standard(params: Params, config: BertConfig) -> Params:
 
 def standard_config(config: BertConfig) -> BertConfig:
   """The configuration that `as_standard`'s parameters belong to."""
-  return dataclasses.replace(config, attention='standard', role_bias=False)
+  return config.with_attention('standard')
 
 
 def for_inference(

@@ -68,7 +68,9 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
   _check_sizes(saved, config)
   params = _cut_to_vocabulary(saved)
   if config.attention == 'shared':
-    fit = fit_shared(params, role_bias=config.role_bias)
+    fit = fit_shared(
+      params, role_bias=config.role_bias, residual_rank=config.residual_rank
+    )
     params = fit.params
     say(_told(saved, fit.errors))
   elif config.attention != 'standard':

@@ -52,8 +52,26 @@ class StandardProjection(nnx.Module):
     return self.query(x), self.key(x), self.value(x)
 
 
+class LowRank(nnx.Module):
+  """x·A·B, a matrix of rank r; nothing at first, since B starts as zeros."""
+
+  def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
+    width, rank = config.hidden_size, config.residual_rank
+    normal = jax.random.normal(rngs.params(), (width, rank))
+    self.down = nnx.Param(config.initializer_range * normal)
+    self.up = nnx.Param(jnp.zeros((rank, width)))
+
+  def __call__(self, x: jax.Array) -> jax.Array:
+    """[B, S, D] to the same shape and dtype."""
+    return x @ self.down[...].astype(x.dtype) @ self.up[...].astype(x.dtype)
+
+
 class SharedProjection(nnx.Module):
-  """One matrix and three diagonals (Kowsher et al., arXiv 2412.00359)."""
+  """One matrix and three diagonals (Kowsher et al., arXiv 2412.00359).
+
+  Not of the paper: a bias a role, and a residual of low rank a role, which
+  takes it step by step to three matrices.
+  """
 
   def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
     width = config.hidden_size
@@ -78,6 +96,11 @@ class SharedProjection(nnx.Module):
       self.query_bias = nnx.Param(jnp.zeros((width,)))
       self.key_bias = nnx.Param(jnp.zeros((width,)))
       self.value_bias = nnx.Param(jnp.zeros((width,)))
+    self.residual_rank = config.residual_rank
+    if config.residual_rank:
+      self.query_residual = LowRank(config, rngs=rngs)
+      self.key_residual = LowRank(config, rngs=rngs)
+      self.value_residual = LowRank(config, rngs=rngs)
 
   def __call__(self, x: jax.Array) -> QueriesKeysValues:
     """[B, S, D] to three of the same shape and dtype."""
@@ -89,6 +112,10 @@ class SharedProjection(nnx.Module):
       q = q + self.query_bias[...].astype(s.dtype)
       k = k + self.key_bias[...].astype(s.dtype)
       v = v + self.value_bias[...].astype(s.dtype)
+    if self.residual_rank:
+      q = q + self.query_residual(x)
+      k = k + self.key_residual(x)
+      v = v + self.value_residual(x)
     return q, k, v
 
 

@@ -56,6 +56,9 @@ class BertConfig:
       parameters.
     role_bias: `shared` only: one bias per role, added after the diagonals,
       in place of the shared one. It breaks the symmetry of the scores.
+    residual_rank: `shared` with `role_bias` only: r, of a product of two
+      matrices [D, r] and [r, D] that each role adds, x·A·B. 0 is the method;
+      the more, the nearer it can come to three matrices, which r = D is.
     pairwise_init: `normal` for N(0, 1), as in Courtois et al.'s code, or
       `identity`, which starts as `symmetric`; of U.
     hidden_dropout: after the embeddings and each sub-layer.
@@ -86,6 +89,7 @@ class BertConfig:
   attention: str = 'shared'
   diagonal_init: str = 'ones'
   role_bias: bool = False
+  residual_rank: int = 0
   folded: bool = False
   pairwise_init: str = 'normal'
   hidden_dropout: float = 0.1
@@ -144,10 +148,27 @@ class BertConfig:
         f'{self.attention}: leave it False.'
       )
 
+    if not 0 <= self.residual_rank <= self.hidden_size:
+      raise UserError(
+        f'model.residual_rank={self.residual_rank} must be from 0 to '
+        f'model.hidden_size={self.hidden_size}.'
+      )
+    if self.residual_rank and not self.role_bias:
+      raise UserError(
+        f'model.residual_rank={self.residual_rank} belongs to '
+        'model.attention=shared with model.role_bias=True: set both, or leave '
+        'it 0.'
+      )
     if self.folded and (self.attention != 'shared' or self.role_bias):
       raise UserError(
         'only model.attention=shared without model.role_bias can be folded.'
       )
+
+  def with_attention(self, attention: str) -> 'BertConfig':
+    """The same sizes with another mechanism, as that is by itself."""
+    return dataclasses.replace(
+      self, attention=attention, role_bias=False, residual_rank=0, folded=False
+    )
 
   @property
   def head_size(self) -> int:

@@ -2,10 +2,10 @@
 
 Only matrix products are counted, two floating-point operations for each
 multiply-add: LayerNorm, softmax, GELU, dropout, biases, the diagonals d_q, d_k
-and d_v and look-ups in embeddings are left out, as is usual (Kaplan et al.
-2020, arXiv 2001.08361, section 2.1; Chowdhery et al. 2022, arXiv 2204.02311,
-appendix B). XLA's own count, `cost_analysis`, is no help: it counts the body
-of a scan once, however many layers there are.
+and d_v, look-ups in embeddings and their gradients are left out, as is usual
+(Kaplan et al. 2020, arXiv 2001.08361, section 2.1; Chowdhery et al. 2022, arXiv
+2204.02311, appendix B). XLA's own count, `cost_analysis`, is no help: it counts
+the body of a scan once, however many layers there are.
 
 A token is a place in a row, padding included: devices compute on it too.
 """
@@ -103,7 +103,12 @@ def forward_flops_per_token(
   square = 2.0 * width**2
   head = square + 2.0 * width * config.vocab_size
   pooled = square + 2.0 * width * num_outputs if num_outputs else 0.0
-  projections = _MATRICES[config.attention] * square + _pairwise_flops(config)
+  projections = (
+    _MATRICES[config.attention] * square
+    + _pairwise_flops(config)
+    # Three roles, two matrices [D, r] each.
+    + 12.0 * width * config.residual_rank
+  )
   return {
     'embeddings': 0.0,
     'query/key/value': layers * projections,

@@ -4,7 +4,6 @@ Outside `shared_bert.model` a model is a function and a nested dict of arrays,
 so that optimisers, checkpoints and shardings see plain pytrees.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -144,6 +143,6 @@ def beside_standard(config: BertConfig) -> dict[str, tuple[int, int]]:
   Returns:
     (the model's, standard BERT's) number for every block.
   """
-  standard = dataclasses.replace(config, attention='standard', role_bias=False)
+  standard = config.with_attention('standard')
   ours, theirs = count_by_block(config), count_by_block(standard)
   return {block: (ours[block], theirs[block]) for block in ours}

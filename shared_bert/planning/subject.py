@@ -90,7 +90,7 @@ class Subject:
     """The model with another mechanism, all else equal."""
     if attention == self.model.attention:
       return self.model
-    return dataclasses.replace(self.model, attention=attention, role_bias=False)
+    return self.model.with_attention(attention)
 
   def batch(self, rows: int, seq_len: int) -> dict[str, Any]:
     """What `loss_sums` takes, as shapes and dtypes.

@@ -23,6 +23,7 @@ COMPARED_KEYS = (
   'model.size',
   'model.diagonal_init',
   'model.role_bias',
+  'model.residual_rank',
   'model.pairwise_init',
   'model.pre_norm',
   'model.hidden_dropout',
