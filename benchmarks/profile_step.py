@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from finished_runs import fresh_step
 
 from shared_bert import config as config_lib
 from shared_bert.data import masking
@@ -27,8 +28,6 @@ from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import flops, parameters
 from shared_bert.training import mesh as mesh_lib
-from shared_bert.training import optimizer as optimizer_lib
-from shared_bert.training.step import init_state, make_train_step
 
 _VOCABULARY = 30_522  # BERT's
 
@@ -80,22 +79,7 @@ def build(arguments: argparse.Namespace, dropout: float):
 
 def stepper(config, masked, mesh, batch, prepare) -> Callable[[], Any]:
   """A function that does the next training step."""
-  optimizer = optimizer_lib.of_config(config.train)
-  key = jax.random.key(0)
-  state = init_state(
-    lambda: parameters.initialise(masked.make, key),
-    optimizer,
-    masked.metric_names,
-    mesh,
-  )
-  step = make_train_step(
-    masked.loss_sums,
-    optimizer,
-    mesh,
-    seed=0,
-    log_every=2**30,
-    prepare=prepare,
-  )
+  state, step = fresh_step(config, masked, mesh, prepare)
 
   def do() -> Any:
     nonlocal state

@@ -31,14 +31,11 @@ if hasattr(os, 'sched_setaffinity'):
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 import jax
-from finished_runs import open_run
+from finished_runs import fresh_step, open_run
 
 from shared_bert.data import batches as batches_lib
 from shared_bert.masked_model import arrays_of
-from shared_bert.model import parameters
 from shared_bert.training import mesh as mesh_lib
-from shared_bert.training import optimizer as optimizer_lib
-from shared_bert.training.step import init_state, make_train_step
 
 _WARM_UP = 3
 
@@ -54,22 +51,7 @@ def stepper(run: pathlib.Path) -> Callable[[int], tuple[float, float, float]]:
     the mean loss of all its steps so far.
   """
   config, corpus, masked = open_run(run, heldout_rows=1)
-  optimizer = optimizer_lib.of_config(config.train)
-  key, mesh = jax.random.key(config.seed), mesh_lib.make_mesh()
-  state = init_state(
-    lambda: parameters.initialise(masked.make, key),
-    optimizer,
-    masked.metric_names,
-    mesh,
-  )
-  step = make_train_step(
-    masked.loss_sums,
-    optimizer,
-    mesh,
-    seed=config.seed,
-    log_every=2**30,
-    prepare=masked.prepare,
-  )
+  state, step = fresh_step(config, masked, mesh_lib.make_mesh())
   rows = batches_lib.Rows(
     arrays_of(corpus.train, corpus.train_labels),
     config.train.batch_size,

@@ -267,10 +267,8 @@ def model_config(config: ConfigDict, vocab_size: int, platform: str):
   Raises:
     UserError: for impossible values.
   """
-  keys = {k: v for k, v in config.model.items() if v is not None}
-  if keys['dtype'] == 'auto':
-    keys['dtype'] = 'float32' if platform == 'cpu' else 'bfloat16'
-  model = BertConfig.of_size(keys.pop('size'), vocab_size=vocab_size, **keys)
+  dtype = 'float32' if platform == 'cpu' else 'bfloat16'
+  model = BertConfig.of_keys(config.model, vocab_size, dtype)
   if config.data.seq_len > model.max_positions:
     raise UserError(
       f'data.seq_len={config.data.seq_len} is longer than '

@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from shared_bert.data.encoding import encode_examples
+from shared_bert.data.encoding import rows_of
 from shared_bert.errors import UserError
-from shared_bert.interop import folding
-from shared_bert.interop.saved import SavedModel, maker_of
+from shared_bert.interop.saved import SavedModel
 from shared_bert.model.encoder import Encoder
 from shared_bert.model.parameters import applier
 
@@ -84,14 +83,11 @@ class Predictor:
         raise UserError(f'{name}={value} should be at least 1.')
     self.cut = 0
     self._saved, self._top_k, self._batch_size = saved, top_k, batch_size
-    params, config = folding.for_inference(saved.params, saved.config)
-    make: Callable[[nnx.Rngs], nnx.Module]
+    folded = saved.folded()
+    make, params = folded.make, folded.params
     if self.task == 'embed':
-      make = functools.partial(_make_encoder, config)
+      make = functools.partial(_make_encoder, folded.config)
       params = params['encoder']
-    else:
-      outputs = saved.num_outputs if saved.head == 'classification' else 0
-      make = maker_of(saved.head, config, outputs)
     self._params = jax.device_put(params)
     apply = applier(make)
     if self.task == 'fill-mask':
@@ -159,35 +155,26 @@ class Predictor:
         f'text {pairs.index(False) + 1} is a single one among pairs: give all '
         'texts alike.'
       )
-    if self.task == 'fill-mask':
-      return self._encode_masked([str(text) for text in texts])
     first = [text if isinstance(text, str) else text[0] for text in texts]
     second = [text[1] for text in texts] if any(pairs) else None
-    rows = encode_examples(tokenizer, first, second, seq_len)
-    self.cut += _count_cut(tokenizer, rows, first, second, seq_len)
+    if self.task == 'fill-mask':
+      ids_a = [tokenizer.encode_masked(text) for text in first]
+    else:
+      ids_a = tokenizer.encode_batch(first)
+    ids_b = None if second is None else tokenizer.encode_batch(second)
+    taken = [len(ids) + 2 for ids in ids_a]
+    if ids_b is not None:
+      taken = [n + len(ids) + 1 for n, ids in zip(taken, ids_b, strict=True)]
+    self.cut += sum(n > seq_len for n in taken)
+    rows = rows_of(tokenizer, ids_a, ids_b, seq_len)
+    has_mask = (rows['input_ids'] == tokenizer.mask_id).any(axis=1)
+    if self.task == 'fill-mask' and not has_mask.all():
+      number = int(np.argmin(has_mask))
+      raise UserError(
+        f'text {number + 1} has no [MASK] to fill within the {seq_len} tokens '
+        f'that the model reads: {first[number][:60]!r}'
+      )
     return rows
-
-  def _encode_masked(self, texts: list[str]) -> dict[str, np.ndarray]:
-    tokenizer, seq_len = self._saved.tokenizer, self._saved.seq_len
-    ids = np.full((len(texts), seq_len), tokenizer.pad_id, np.int32)
-    lengths = np.zeros(len(texts), np.int32)
-    for number, text in enumerate(texts):
-      inner = tokenizer.encode_masked(text)
-      self.cut += len(inner) > seq_len - 2
-      row = [tokenizer.cls_id, *inner[: seq_len - 2], tokenizer.sep_id]
-      if tokenizer.mask_id not in row:
-        raise UserError(
-          f'text {number + 1} has no [MASK] to fill within the {seq_len} '
-          f'tokens that the model reads: {text[:60]!r}'
-        )
-      ids[number, : len(row)], lengths[number] = row, len(row)
-    columns = np.arange(seq_len)
-    return {
-      'input_ids': ids,
-      'token_type_ids': np.zeros_like(ids),
-      'segment_ids': (columns < lengths[:, None]).astype(np.int32),
-      'lengths': lengths,
-    }
 
   def _run(
     self, rows: dict[str, np.ndarray], size: int, length: int
@@ -285,19 +272,3 @@ def _pooled(
     return x[:, 0]
   weights = (segment_ids > 0).astype(jnp.float32)
   return jnp.einsum('BSD,BS->BD', x, weights) / weights.sum(1, keepdims=True)
-
-
-def _count_cut(
-  tokenizer: Any,
-  rows: dict[str, np.ndarray],
-  first: list[str],
-  second: list[str] | None,
-  seq_len: int,
-) -> int:
-  """How many rows are full and had more to say."""
-  full = np.flatnonzero(rows['lengths'] == seq_len)
-  if not len(full):
-    return 0
-  texts = [first[i] + ' ' + (second[i] if second else '') for i in full]
-  room = seq_len - (3 if second else 2)
-  return sum(len(ids) > room for ids in tokenizer.encode_batch(texts))

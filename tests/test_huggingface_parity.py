@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from shared_bert.interop import names
 from shared_bert.model.config import BertConfig
 from shared_bert.model.encoder import BertModel
 from shared_bert.model.heads import BertForPreTraining
@@ -12,45 +13,15 @@ from shared_bert.model.parameters import abstract, applier, named_leaves
 from tests.golden import write_huggingface
 from tests.tiny_model import maker
 
-# Our names, and theirs within a layer or the model.
-LAYER = 'bert.encoder.layer.{}.'
-NAMES = {
-  'encoder/embeddings/word': 'bert.embeddings.word_embeddings',
-  'encoder/embeddings/position': 'bert.embeddings.position_embeddings',
-  'encoder/embeddings/token_type': 'bert.embeddings.token_type_embeddings',
-  'encoder/embeddings/norm': 'bert.embeddings.LayerNorm',
-  'encoder/layers/attention/projection/query': LAYER + 'attention.self.query',
-  'encoder/layers/attention/projection/key': LAYER + 'attention.self.key',
-  'encoder/layers/attention/projection/value': LAYER + 'attention.self.value',
-  'encoder/layers/attention/output': LAYER + 'attention.output.dense',
-  'encoder/layers/attention_norm': LAYER + 'attention.output.LayerNorm',
-  'encoder/layers/feed_forward/up': LAYER + 'intermediate.dense',
-  'encoder/layers/feed_forward/down': LAYER + 'output.dense',
-  'encoder/layers/feed_forward_norm': LAYER + 'output.LayerNorm',
-  'pooler/dense': 'bert.pooler.dense',
-  'transform': 'cls.predictions.transform.dense',
-  'norm': 'cls.predictions.transform.LayerNorm',
-  'next_sentence': 'cls.seq_relationship',
-}
-
 
 def converted(make, weights, num_layers):
   """Hugging Face's weights as the parameters of `make(rngs)`."""
-
-  def convert(name):
-    if name == 'decoder_bias':
-      return weights['cls.predictions.bias']
-    ours, kind = name.rsplit('/', 1)
-    theirs = NAMES[ours] + ('.bias' if kind == 'bias' else '.weight')
-    layers = range(num_layers) if '{}' in theirs else [0]
-    values = [weights[theirs.format(number)] for number in layers]
-    if kind == 'kernel':  # theirs is [out, in]
-      values = [value.T for value in values]
-    return np.stack(values) if '{}' in theirs else values[0]
-
   shapes = abstract(make)
-  values = [jnp.asarray(convert(name)) for name, _ in named_leaves(shapes)]
-  params = jax.tree.unflatten(jax.tree.structure(shapes), values)
+  wanted = dict(named_leaves(shapes))
+  found = names.from_huggingface(weights, wanted, num_layers)
+  params = jax.tree.unflatten(
+    jax.tree.structure(shapes), [jnp.asarray(found[name]) for name in wanted]
+  )
   assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, shapes)
   return params
 

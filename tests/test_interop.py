@@ -88,15 +88,19 @@ def assert_same(ours, others, mask, head):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
 
 
+def standard_of(saved):
+  return dataclasses.replace(
+    saved,
+    config=saved.config.with_attention('standard'),
+    params=folding.as_standard(saved.params, saved.config),
+  )
+
+
 @pytest.mark.parametrize('attention', ATTENTIONS)
 def test_a_folded_model_is_standard_and_computes_the_same(attention):
   saved = saved_model('encoder', attention=attention)
   rows = token_rows()
-  standard = dataclasses.replace(
-    saved,
-    config=folding.standard_config(saved.config),
-    params=folding.as_standard(saved.params, saved.config),
-  )
+  standard = standard_of(saved)
   assert_same(
     outputs_of(saved, *rows), outputs_of(standard, *rows), rows[2], 'encoder'
   )
@@ -259,14 +263,6 @@ def test_a_folder_that_is_no_bert_or_damaged_is_refused(case, tmp_path):
   with pytest.raises(UserError, match=words) as caught:
     huggingface.read(tmp_path)
   assert str(tmp_path) in str(caught.value)
-
-
-def standard_of(saved):
-  return dataclasses.replace(
-    saved,
-    config=folding.standard_config(saved.config),
-    params=folding.as_standard(saved.params, saved.config),
-  )
 
 
 def with_params(saved, params, **settings):

@@ -48,17 +48,41 @@ def encode_examples(
     )
   if text_b is not None and len(text_a) != len(text_b):
     raise ValueError(f'{len(text_a)} first and {len(text_b)} second texts')
+  return rows_of(
+    tokenizer,
+    tokenizer.encode_batch(text_a),
+    None if text_b is None else tokenizer.encode_batch(text_b),
+    seq_len,
+  )
 
-  num_rows = len(text_a)
+
+def rows_of(
+  tokenizer: Tokenizer,
+  encoded_a: list[list[int]],
+  encoded_b: list[list[int]] | None,
+  seq_len: int,
+) -> dict[str, np.ndarray]:
+  """The rows of `encode_examples`, of texts that are ids already.
+
+  Args:
+    tokenizer: gives the special tokens.
+    encoded_a: N texts, the ids of each, without special tokens.
+    encoded_b: N texts, or `None`.
+    seq_len: S, with room for one token of each text.
+
+  Returns:
+    As `encode_examples`.
+  """
+  num_rows = len(encoded_a)
   columns = np.arange(seq_len)
   input_ids = np.full((num_rows, seq_len), tokenizer.pad_id, np.int32)
   input_ids[:, 0] = tokenizer.cls_id
-  ids_a, lengths_a = _flatten(tokenizer.encode_batch(text_a))
-  if text_b is None:
+  ids_a, lengths_a = _flatten(encoded_a)
+  if encoded_b is None:
     kept_a = np.minimum(lengths_a, seq_len - 2)
     lengths = kept_a + 2
   else:
-    ids_b, lengths_b = _flatten(tokenizer.encode_batch(text_b))
+    ids_b, lengths_b = _flatten(encoded_b)
     kept_a, kept_b = truncated_lengths(lengths_a, lengths_b, seq_len - 3)
     lengths = kept_a + kept_b + 3
     _place(input_ids, ids_b, lengths_b, kept_b, kept_a + 2)

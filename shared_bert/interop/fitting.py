@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from shared_bert.interop.folding import Params
+from shared_bert.interop.folding import Params, with_attention
 
 ROLES = ('query', 'key', 'value')
 _ROUNDS = 5  # of columns and residuals in turn; each lowers the loss
@@ -55,8 +55,7 @@ def fit_shared(
   Returns:
     The parameters, with all that is not a projection as it was, and the errors.
   """
-  layers = params['encoder']['layers']
-  projection = layers['attention']['projection']
+  projection = params['encoder']['layers']['attention']['projection']
   # [L, D+1, 3, D]: rows of the kernel and the bias, roles, columns.
   roles = np.stack(
     [
@@ -106,9 +105,9 @@ def fit_shared(
       }
   if not role_bias:
     fitted['shared']['bias'] = single(shared[:, -1])
-  attention = layers['attention'] | {'projection': fitted}
-  encoder = params['encoder'] | {'layers': layers | {'attention': attention}}
-  return Fit(params | {'encoder': encoder}, lost / np.maximum(whole, 1e-30))
+  return Fit(
+    with_attention(params, projection=fitted), lost / np.maximum(whole, 1e-30)
+  )
 
 
 def _columns(

@@ -102,7 +102,7 @@ def as_standard(params: Params, config: BertConfig) -> Params:
     config: of that model.
 
   Returns:
-    Parameters of the same model with `attention='standard'`; what is not an
+    Parameters of the same model `with_attention('standard')`; what is not an
     attention's projection is the very array.
 
   Raises:
@@ -114,24 +114,15 @@ def as_standard(params: Params, config: BertConfig) -> Params:
       'know it has its LayerNorms after each sub-layer: no BERT computes the '
       'same. Train with model.pre_norm=False to export.'
     )
-  layers = params['encoder']['layers']
-  roles = _FOLDS[config.attention](
-    layers['attention']['projection'], config.num_heads
-  )
+  projection = params['encoder']['layers']['attention']['projection']
+  roles = _FOLDS[config.attention](projection, config.num_heads)
   projection = {
     name: {'kernel': kernel, 'bias': bias}
     for name, (kernel, bias) in zip(
       ('query', 'key', 'value'), roles, strict=True
     )
   }
-  attention = layers['attention'] | {'projection': projection}
-  encoder = params['encoder'] | {'layers': layers | {'attention': attention}}
-  return params | {'encoder': encoder}
-
-
-def standard_config(config: BertConfig) -> BertConfig:
-  """The configuration that `as_standard`'s parameters belong to."""
-  return config.with_attention('standard')
+  return with_attention(params, projection=projection)
 
 
 def for_inference(
@@ -152,15 +143,22 @@ def for_inference(
   """
   if config.attention != 'shared' or config.role_bias or config.folded:
     return params, config
-  layers = params['encoder']['layers']
-  attention = layers['attention']
+  attention = params['encoder']['layers']['attention']
   projection, output = attention['projection'], attention['output']
   d_q, d_k, d_v = (np.asarray(projection[f'd_{role}']) for role in 'qkv')
-  attention = attention | {
-    'projection': {'shared': projection['shared'], 'd_qk': d_q * d_k},
-    # [L, D, D]: its rows are what the values are multiplied with.
-    'output': output
-    | {'kernel': np.asarray(output['kernel']) * d_v[..., None]},
-  }
-  encoder = params['encoder'] | {'layers': layers | {'attention': attention}}
-  return params | {'encoder': encoder}, dataclasses.replace(config, folded=True)
+  # [L, D, D]: its rows are what the values are multiplied with.
+  kernel = np.asarray(output['kernel']) * d_v[..., None]
+  folded = with_attention(
+    params,
+    projection={'shared': projection['shared'], 'd_qk': d_q * d_k},
+    output=output | {'kernel': kernel},
+  )
+  return folded, dataclasses.replace(config, folded=True)
+
+
+def with_attention(params: Params, **parts: Params) -> Params:
+  """The parameters with other parts of the layers' attention, by name."""
+  encoder = params['encoder']
+  layers = encoder['layers']
+  layers = layers | {'attention': layers['attention'] | parts}
+  return params | {'encoder': encoder | {'layers': layers}}

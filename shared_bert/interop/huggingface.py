@@ -20,13 +20,13 @@ import safetensors.numpy
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
 from shared_bert.interop import folding, model_card, names
-from shared_bert.interop.saved import SavedModel, head_of, maker_of
+from shared_bert.interop.saved import SIGNS, SavedModel, head_of, maker_of
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
 
 _CONFIG, _WEIGHTS = 'config.json', 'model.safetensors'
 _INDEX = 'model.safetensors.index.json'
-# What a head is called there; the first is what we write.
+# What a head is called there.
 _CLASSES = {
   'pretraining': 'BertForPreTraining',
   'masked_lm': 'BertForMaskedLM',
@@ -100,7 +100,7 @@ def _config_of(saved: SavedModel) -> dict[str, Any]:
     'pad_token_id': saved.tokenizer.pad_id,
     **{theirs: getattr(saved.config, ours) for theirs, ours in _SIZES.items()},
   }
-  if saved.head == 'classification':
+  if saved.classifies:
     labels = dict(enumerate(saved.label_names or ['score']))
     config |= {
       'id2label': {str(i): label for i, label in labels.items()},
@@ -190,14 +190,8 @@ def read(path: str | pathlib.Path) -> SavedModel:
 
 
 def _head_of(weights: dict[str, np.ndarray]) -> str:
-  heads = {
-    'cls.seq_relationship.weight': 'next_sentence/kernel',
-    'cls.predictions.transform.dense.weight': 'transform/kernel',
-    'classifier.weight': 'classifier/kernel',
-    'qa_outputs.weight': 'span/kernel',
-  }
-  head = head_of({ours for theirs, ours in heads.items() if theirs in weights})
-  # A pooler belongs to some heads alone, and a bare encoder may lack one.
+  head = head_of({x for x in SIGNS.values() if names.theirs_of(x) in weights})
+  # Of a head for words and sentences that was saved without its pooler, words.
   if head == 'pretraining' and 'bert.pooler.dense.weight' not in weights:
     return 'masked_lm'
   return head

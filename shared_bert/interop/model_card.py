@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from shared_bert.interop import folding
 from shared_bert.interop.saved import SavedModel
 from shared_bert.model import parameters
 
@@ -44,8 +43,7 @@ def write(saved: SavedModel, class_name: str, exported: int) -> str:
     Markdown, with the header that Hugging Face reads.
   """
   config = saved.config
-  blocks = parameters.count_by_block(config)
-  theirs = parameters.count_by_block(folding.standard_config(config))
+  ours, theirs = parameters.beside_standard(config)['query/key/value']
   lines = [
     '---',
     'library_name: transformers',
@@ -60,8 +58,7 @@ def write(saved: SavedModel, class_name: str, exported: int) -> str:
     '',
     '| parameters | trained | in this folder |',
     '|---|---:|---:|',
-    f'| query/key/value | {blocks["query/key/value"]:,} '
-    f'| {theirs["query/key/value"]:,} |',
+    f'| query/key/value | {ours:,} | {theirs:,} |',
     f'| all, head included | {parameters.count(saved.params):,} '
     f'| {exported:,} |',
     '',
@@ -81,7 +78,7 @@ def write(saved: SavedModel, class_name: str, exported: int) -> str:
   ]
   if saved.label_names:
     lines += ['', f'Classes: {", ".join(saved.label_names)}.']
-  elif saved.head == 'classification':
+  elif saved.classifies:
     lines += ['', 'Its one output is a score.']
   return '\n'.join([*lines, *_training(saved.facts), ''])
 

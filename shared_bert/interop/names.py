@@ -35,8 +35,15 @@ _MODULES = {
 _DECODER_BIAS = 'cls.predictions.bias'
 
 
-def _theirs(name: str) -> str:
-  """Their name of one of our parameters, with {} for the layer's number."""
+def theirs_of(name: str) -> str:
+  """Their name of one of our parameters, with {} for the layer's number.
+
+  Args:
+    name: such as `encoder/layers/feed_forward/up/kernel`.
+
+  Raises:
+    KeyError: a standard BERT has no such parameter.
+  """
   if name == 'decoder_bias':
     return _DECODER_BIAS
   module, kind = name.rsplit('/', 1)
@@ -54,7 +61,7 @@ def to_huggingface(params: Any) -> dict[str, np.ndarray]:
   """
   found = {}
   for name, leaf in named_leaves(params):
-    value, theirs = np.asarray(leaf), _theirs(name)
+    value, theirs = np.asarray(leaf), theirs_of(name)
     is_kernel = name.endswith('/kernel')
     layers = enumerate(value) if '{}' in theirs else [(0, value)]
     for number, one in layers:
@@ -82,7 +89,7 @@ def from_huggingface(
   """
   found = {}
   for name in names:
-    theirs = _theirs(name)
+    theirs = theirs_of(name)
     layers = range(num_layers) if '{}' in theirs else [0]
     values = [
       np.asarray(weights[theirs.format(number)], np.float32)

@@ -5,7 +5,7 @@
   tokenizer.json       the vocabulary, for Hugging Face's tokenizers
   program.json         inputs, outputs, labels
 
-Shared attention is folded first (`folding.for_inference`).
+Shared attention is folded first (`SavedModel.folded`).
 """
 
 import json
@@ -17,8 +17,7 @@ import numpy as np
 import safetensors.numpy
 from jax import export
 
-from shared_bert.interop import folding
-from shared_bert.interop.saved import SavedModel, maker_of
+from shared_bert.interop.saved import SavedModel
 from shared_bert.model.parameters import applier, named_leaves
 
 PLATFORMS = ('cpu', 'cuda', 'tpu')
@@ -41,12 +40,12 @@ def write(saved: SavedModel, folder: pathlib.Path) -> None:
     saved: with any attention; it computes in float32.
     folder: an empty one.
   """
-  params, config = folding.for_inference(saved.params, saved.config)
-  outputs = saved.num_outputs if saved.head == 'classification' else 0
-  apply = applier(maker_of(saved.head, config, outputs))
-  structure = jax.tree.structure(params)
+  saved = saved.folded()
+  apply = applier(saved.make)
+  structure = jax.tree.structure(saved.params)
   by_name = {
-    name: np.ascontiguousarray(leaf) for name, leaf in named_leaves(params)
+    name: np.ascontiguousarray(leaf)
+    for name, leaf in named_leaves(saved.params)
   }
   order = list(by_name)
 
@@ -55,7 +54,7 @@ def write(saved: SavedModel, folder: pathlib.Path) -> None:
     return apply(tree, input_ids, token_type_ids, attention_mask)
 
   rows, length = export.symbolic_shape(
-    'B, S', constraints=[f'S <= {config.max_positions}']
+    'B, S', constraints=[f'S <= {saved.config.max_positions}']
   )
   ids = jax.ShapeDtypeStruct((rows, length), jnp.int32)
   shapes = {
@@ -71,7 +70,7 @@ def write(saved: SavedModel, folder: pathlib.Path) -> None:
     'inputs': ['input_ids', 'token_type_ids', 'attention_mask'],
     'outputs': _OUTPUTS[saved.head],
     'labels': list(saved.label_names),
-    'max_length': config.max_positions,
+    'max_length': saved.config.max_positions,
     'platforms': list(PLATFORMS),
   }
   (folder / 'program.json').write_text(json.dumps(told, indent=2) + '\n')

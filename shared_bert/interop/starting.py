@@ -9,8 +9,9 @@ import numpy as np
 from shared_bert.errors import UserError
 from shared_bert.interop import huggingface
 from shared_bert.interop.fitting import ROLES, fit_shared
-from shared_bert.interop.saved import SavedModel
+from shared_bert.interop.saved import SavedModel, maker_of
 from shared_bert.model.config import BertConfig
+from shared_bert.model.parameters import abstract
 from shared_bert.training import state_io
 from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
@@ -27,18 +28,35 @@ _SIZES = (
 
 @dataclasses.dataclass(frozen=True)
 class Imported(Checkpoint):
-  """A BERT of others, as jobs take a checkpoint to start from."""
+  """A BERT of others, as jobs take a checkpoint to start from.
 
-  params: dict[str, Any]
+  Attributes:
+    saved: with standard attention and no more rows than its vocabulary.
+    config: of the model that starts from it, standard or shared.
+  """
+
+  saved: SavedModel
+  config: BertConfig
 
   def load(self, abstract_state: Any) -> Any:
     """There is no optimiser's state to resume: raises TypeError."""
     raise TypeError(f'{self.path} is not a checkpoint of a run')
 
   def load_params(self, abstract_params: Any | None = None) -> Any:
-    """The parameters, NumPy arrays; `abstract_params` does not count."""
+    """The parameters, NumPy arrays; `abstract_params` does not count.
+
+    They are fitted only here: a plan or a run that is resumed does without.
+    """
     del abstract_params
-    return self.params
+    if self.config.attention == 'standard':
+      return self.saved.params
+    fit = fit_shared(
+      self.saved.params,
+      role_bias=self.config.role_bias,
+      residual_rank=self.config.residual_rank,
+    )
+    say(_told(self.saved, fit.errors))
+    return fit.params
 
 
 def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
@@ -59,26 +77,15 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
   if not huggingface.is_folder(path):
     return open_checkpoint(path)
   saved = huggingface.read(path)
-  keys = {k: v for k, v in model.items() if v is not None} | {
-    'dtype': 'float32'
-  }
-  config = BertConfig.of_size(
-    keys.pop('size'), vocab_size=saved.config.vocab_size, **keys
-  )
+  config = BertConfig.of_keys(model, saved.tokenizer.vocab_size, 'float32')
   _check_sizes(saved, config)
-  params = _cut_to_vocabulary(saved)
-  if config.attention == 'shared':
-    fit = fit_shared(
-      params, role_bias=config.role_bias, residual_rank=config.residual_rank
-    )
-    params = fit.params
-    say(_told(saved, fit.errors))
-  elif config.attention != 'standard':
+  if config.attention not in ('standard', 'shared'):
     raise UserError(
       f'init_from={saved.path} has standard attention, which is taken over '
       'into model.attention=standard or fitted to shared, not to '
       f'{config.attention}.'
     )
+  params = abstract(maker_of(saved.head, config, saved.num_outputs))
   return Imported(
     path=saved.path,
     step=0,
@@ -86,7 +93,8 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
     metrics={},
     versions={},
     leaves=state_io.leaf_types({'params': params}),
-    params=params,
+    saved=dataclasses.replace(saved, params=_cut_to_vocabulary(saved)),
+    config=config,
   )
 
 

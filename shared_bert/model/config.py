@@ -6,6 +6,7 @@ F feed-forward width, V vocabulary, P masked positions predicted, L layers.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -163,6 +164,28 @@ class BertConfig:
       raise UserError(
         'only model.attention=shared without model.role_bias can be folded.'
       )
+
+  @classmethod
+  def of_keys(
+    cls, keys: Mapping[str, Any], vocab_size: int, dtype: str
+  ) -> 'BertConfig':
+    """The configuration that a run's `model` keys describe.
+
+    Args:
+      keys: with `size`; None where a key is left to it.
+      vocab_size: V.
+      dtype: to compute in where the keys say `auto`.
+
+    Returns:
+      The configuration.
+
+    Raises:
+      UserError: if the size is not known or a value is impossible.
+    """
+    given = {key: value for key, value in keys.items() if value is not None}
+    if given['dtype'] == 'auto':
+      given['dtype'] = dtype
+    return cls.of_size(given.pop('size'), vocab_size=vocab_size, **given)
 
   def with_attention(self, attention: str) -> 'BertConfig':
     """The same sizes with another mechanism, as that is by itself."""
