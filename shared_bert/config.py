@@ -138,6 +138,10 @@ def pretrain_defaults() -> ConfigDict:
   config.train.ramp_batch_size = 0
   # The share of the run by which they are.
   config.train.ramp_ratio = 0.0
+  # Share of the loss that is learnt from init_from's predictions; 0: none.
+  config.train.distill_weight = 0.0
+  # That softens both distributions. As DistilBERT's distillation/train.py.
+  config.train.distill_temperature = 2.0
   return config
 
 

@@ -11,7 +11,7 @@ from shared_bert import config as config_lib
 from shared_bert import recipes, run_plan, task_data, train_validation
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import glue
-from shared_bert.interop.starting import open_start
+from shared_bert.interop.starting import open_start, weighted_by
 from shared_bert.model import flops, parameters
 from shared_bert.task_model import TaskModel
 from shared_bert.training import mesh as mesh_lib
@@ -82,6 +82,15 @@ def finetune(
     config.seed,
     buckets=config.data.length_buckets,
     part_of=mesh_lib.part_of(mesh),
+  )
+
+  start = weighted_by(
+    start,
+    rows.num_rows,
+    lambda chosen: {
+      name: data.arrays['train'][name][chosen]
+      for name in ('input_ids', 'token_type_ids', 'segment_ids')
+    },
   )
 
   def make_params():

@@ -19,6 +19,7 @@ from shared_bert.data import batches as batches_lib
 from shared_bert.data import masking, segments
 from shared_bert.data.row_files import RowFiles
 from shared_bert.data.tokenizer import Tokenizer
+from shared_bert.distillation import Teacher
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
 from shared_bert.model.heads import BertForMaskedLM, BertForPreTraining
@@ -53,6 +54,7 @@ class MaskedModel:
     mesh: Mesh | AbstractMesh,
     heldout_labels: np.ndarray | None = None,
     has_next_sentence: bool | None = None,
+    teacher: Teacher | None = None,
   ):
     """Compiles nothing yet.
 
@@ -66,6 +68,7 @@ class MaskedModel:
         follows the first, 1 if it is a random one; else None.
       has_next_sentence: whether the model has parameters for that prediction;
         by default if the rows are pairs. Without it labels are not used.
+      teacher: whose predictions are learnt besides, or None.
     """
     self._model, self._config = model, config
     self._tokenizer, self._mesh = tokenizer, mesh
@@ -75,16 +78,20 @@ class MaskedModel:
       has_next_sentence = heldout_labels is not None
     self._has_next_sentence = has_next_sentence
     self._is_paired = has_next_sentence and heldout_labels is not None
+    self._teacher = teacher
     head = BertForPreTraining if has_next_sentence else BertForMaskedLM
     self.make = lambda rngs: head(model, rngs=rngs)
     self._apply = parameters.applier(self.make)
-    self.metric_names: tuple[str, ...] = ('loss', 'accuracy')
+    self._evaluated: tuple[str, ...] = ('accuracy',)
     if self._is_paired:
-      self.metric_names += (
+      self._evaluated += (
         'masked_loss',
         'next_sentence_loss',
         'next_sentence_accuracy',
       )
+    learnt = () if teacher is None else ('masked_loss', 'distill_loss')
+    names = ('loss', *self._evaluated, *learnt)
+    self.metric_names = tuple(dict.fromkeys(names))
 
   def place(self, batch: dict[str, np.ndarray]) -> dict:
     """Puts a batch on the devices."""
@@ -110,9 +117,11 @@ class MaskedModel:
       batch['next_sentence_weights'] = rows * scale
     return batch
 
-  def _segments(self, input_ids: jax.Array) -> dict[str, jax.Array]:
-    ids = self._tokenizer
+  def unmasked(self, input_ids: jax.typing.ArrayLike) -> dict[str, jax.Array]:
+    """Rows int32 [B, S] as the encoder takes them, with their segments."""
+    ids, input_ids = self._tokenizer, jnp.asarray(input_ids, jnp.int32)
     return {
+      'input_ids': input_ids,
       'segment_ids': segments.segment_ids(
         input_ids, cls_id=ids.cls_id, pad_id=ids.pad_id
       ),
@@ -142,7 +151,7 @@ class MaskedModel:
       random_ids=tokenizer.random_ids,
       continues=continues,
     )
-    masked |= self._segments(input_ids)
+    masked = self.unmasked(input_ids) | masked
     weight = batch.get('weight', jnp.ones(len(input_ids), jnp.float32))
     masked['masked_weights'] *= weight[:, None]
     if self._is_paired:
@@ -150,7 +159,7 @@ class MaskedModel:
       masked['next_sentence_weights'] = weight
     return masked
 
-  def _sums(self, params: Any, batch: dict, key: Any) -> dict:
+  def _sums(self, params: Any, batch: dict, key: Any, *frozen: Any) -> dict:
     outputs = self._apply(
       params,
       batch['input_ids'],
@@ -164,6 +173,9 @@ class MaskedModel:
       words, batch['masked_labels'], batch['masked_weights']
     )
     sums = {'masked_loss': loss, 'accuracy': accuracy}
+    if self._teacher and frozen:
+      (theirs,) = frozen
+      sums['distill_loss'] = self._teacher.divergence(theirs, batch, words)
     if self._is_paired:
       loss, accuracy = _loss_and_accuracy(
         outputs[1],
@@ -173,23 +185,29 @@ class MaskedModel:
       sums |= {'next_sentence_loss': loss, 'next_sentence_accuracy': accuracy}
     return sums
 
-  def loss_sums(self, params: Any, batch: dict, key: Any) -> dict:
+  def loss_sums(self, params: Any, batch: dict, key: Any, *frozen: Any) -> dict:
     """Cross entropy and accuracy at the masked positions, and of pairs.
 
     Args:
       params: of the model.
       batch: as `prepare` gives it, or some of its rows.
       key: of the dropout, or None.
+      *frozen: the teacher's parameters, if there is one.
 
     Returns:
-      (sum, weight) by name of `metric_names`. `loss` is of masked tokens; of
-      pairs it is the sum of `masked_loss` and `next_sentence_loss`.
+      (sum, weight) by name of `metric_names`. `loss` is of masked tokens, with
+      a teacher (1 - w)·`masked_loss` + w·`distill_loss`, w being
+      `train.distill_weight`; of pairs `next_sentence_loss` is added.
     """
-    sums = self._sums(params, batch, key)
-    if not self._is_paired:
-      return {'loss': sums['masked_loss'], 'accuracy': sums['accuracy']}
+    sums = self._sums(params, batch, key, *frozen)
     loss, weight = sums['masked_loss']
-    return sums | {'loss': (loss + sums['next_sentence_loss'][0], weight)}
+    if self._teacher:
+      share = self._config.train.distill_weight
+      loss = (1 - share) * loss + share * sums['distill_loss'][0]
+    if self._is_paired:
+      loss = loss + sums['next_sentence_loss'][0]
+    sums['loss'] = loss, weight
+    return {name: sums[name] for name in self.metric_names}
 
   def _heldout_batches(self) -> Iterator[dict]:
     for batch in batches_lib.eval_batches(
@@ -222,7 +240,7 @@ class MaskedModel:
     )
     loss = means['masked_loss']
     metrics = {'loss': loss + means.get('next_sentence_loss', 0.0)}
-    metrics |= {k: means[k] for k in self.metric_names if k != 'loss'}
+    metrics |= {name: means[name] for name in self._evaluated}
     metrics['perplexity'] = float(np.exp(loss))
     return Evaluation({'heldout': metrics})
 
@@ -235,7 +253,7 @@ class MaskedModel:
     """Parameters to numbers about attention on held-out rows, unmasked."""
     sample = next(self._heldout_batches(), None)
     if sample is not None:
-      sample |= jax.jit(self._segments)(sample['input_ids'])
+      sample |= jax.jit(self.unmasked)(sample['input_ids'])
     return evaluation_lib.watch_attention(self._model, self._mesh, sample)
 
 

@@ -14,8 +14,9 @@ from shared_bert.data import batches as batches_lib
 from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import masking, toy
 from shared_bert.data.corpus import Corpus
+from shared_bert.distillation import open_teacher
 from shared_bert.errors import UserError
-from shared_bert.interop.starting import open_start
+from shared_bert.interop.starting import open_start, weighted_by
 from shared_bert.masked_model import MaskedModel, arrays_of
 from shared_bert.model import flops, parameters
 from shared_bert.training import mesh as mesh_lib
@@ -80,13 +81,28 @@ def pretrain(
     )
     for corpus in corpora
   ]
+  longest = max(corpus.seq_len for corpus in corpora)
+  teacher = open_teacher(config, model, tokenizer, longest)
   masked_models = [
-    MaskedModel(model, config, tokenizer, heldout, mesh, heldout_labels)
+    MaskedModel(
+      model,
+      config,
+      tokenizer,
+      heldout,
+      mesh,
+      heldout_labels,
+      teacher=teacher,
+    )
     for heldout, heldout_labels in (
       _heldout(config, corpus, options) for corpus in corpora
     )
   ]
   masked_model = masked_models[0]
+  start = weighted_by(
+    start,
+    len(corpora[0].train),
+    lambda chosen: masked_model.unmasked(corpora[0].train[chosen]),
+  )
 
   def make_params():
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
@@ -121,6 +137,10 @@ def pretrain(
   schedule = optimizer_lib.schedule_of_config(
     train, config_lib.warmup_of(config, course.steps)
   )
+  taught = (
+    f'taught by   {config.init_from}: {train.distill_weight:.0%} of the loss, '
+    f'at temperature {train.distill_temperature:g}'
+  )
   plan = run_plan.describe(
     config,
     workdir,
@@ -137,7 +157,8 @@ def pretrain(
       for corpus, of_stage, its_model in zip(
         corpora, rows, masked_models, strict=True
       )
-    ],
+    ]
+    + [taught] * (teacher is not None),
   )
   say(plan)
   fingerprint = '+'.join(corpus.fingerprint for corpus in corpora)
@@ -156,6 +177,7 @@ def pretrain(
     make_params=make_params,
     loss_function=masked_model.loss_sums,
     prepare=masked_model.prepare,
+    frozen=() if teacher is None else (teacher.placed(mesh),),
     metric_names=masked_model.metric_names,
     optimizer=optimizer_lib.of_config(train),
     learning_rate=schedule,
@@ -171,6 +193,7 @@ def pretrain(
     identity={
       'data_fingerprint': fingerprint,
       'tokenizer_sha256': tokenizer.sha256,
+      **({} if teacher is None else {'teacher': teacher.fingerprint}),
     },
     files=tokenizer.files(),
     plan=plan,

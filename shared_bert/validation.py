@@ -38,6 +38,7 @@ _BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
       'train.tokens',
       'train.hours',
       'train.epsilon',
+      'train.distill_temperature',
     ),
   ),
   (
@@ -65,7 +66,7 @@ _BOUNDS: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
   (
     'must be from 0 to 1',
     lambda value: 0 <= value <= 1,
-    ('train.warmup_from', 'train.ramp_ratio'),
+    ('train.warmup_from', 'train.ramp_ratio', 'train.distill_weight'),
   ),
   (
     'must be above 0 and at most 1',
@@ -254,6 +255,12 @@ def _validate_pretrain(config: ConfigDict, needs_data: bool) -> None:
       'set data.corpus to a folder that `python -m shared_bert.prepare` '
       'wrote, or data.text to your text files (such as "books/*.txt"), and '
       'only one of them.'
+    )
+  weight = config.train.distill_weight
+  if weight and not config.init_from:
+    raise UserError(
+      f'train.distill_weight={weight} is of what is learnt from the model of '
+      'init_from, and that is not set: name one, or set it to 0.'
     )
   if data.vocab and not data.text:
     raise UserError(

@@ -37,6 +37,7 @@ class Need:
     parameters: float32.
     gradients: as many again, of a batch or the sum of its micro-batches.
     optimizer: its state.
+    teacher: parameters of the model whose predictions are learnt.
     activations: the estimate; or the bytes of the optimiser's updates, as
       many as of the parameters, if these are more: they come when the
       activations are gone. With them what `whole_bytes` counts.
@@ -45,12 +46,13 @@ class Need:
   parameters: int
   gradients: int
   optimizer: int
+  teacher: int
   activations: int
 
   @property
   def state(self) -> int:
     """What does not depend on the rows."""
-    return self.parameters + self.gradients + self.optimizer
+    return self.parameters + self.gradients + self.optimizer + self.teacher
 
   @property
   def total(self) -> int:
@@ -123,13 +125,13 @@ def kept_bytes(
   """
   trained = subject.build(model)
 
-  def kept(params: Any, batch: dict) -> list:
+  def kept(params: Any, batch: dict, frozen: tuple) -> list:
     def objective(params):
-      sums = trained.loss_sums(params, batch, jax.random.key(0))
+      sums = trained.loss_sums(params, batch, jax.random.key(0), *frozen)
       return sums['loss'][0], sums
 
     _, backward, _ = jax.vjp(objective, params, has_aux=True)
-    given = {id(leaf) for leaf in jax.tree.leaves((params, batch))}
+    given = {id(leaf) for leaf in jax.tree.leaves((params, batch, frozen))}
     arrays = {
       id(leaf): leaf
       for leaf in jax.tree.leaves(backward)
@@ -138,7 +140,10 @@ def kept_bytes(
     return list(arrays.values())
 
   params = parameters.abstract(trained.make)
-  return _bytes(jax.eval_shape(kept, params, subject.batch(rows, seq_len)))
+  frozen = subject.frozen()
+  return _bytes(
+    jax.eval_shape(kept, params, subject.batch(rows, seq_len), frozen)
+  )
 
 
 def activation_bytes(
@@ -204,6 +209,7 @@ class Budget:
     self._subject, self._mesh = subject, mesh
     self._state = state_bytes(subject, mesh)
     self._whole = whole_bytes(subject, mesh)
+    self._teacher = _bytes(subject.frozen(mesh))
     shapes = {(self._rows_of(p), subject.seq_lens[p.stage]): p for p in parts}
     largest = {}  # of each length, the micro-batch with most rows
     for rows, seq_len in sorted(shapes):
@@ -249,12 +255,15 @@ class Budget:
       parameters=params,
       gradients=params,
       optimizer=optimizer,
+      teacher=self._teacher,
       activations=max(params, activations + self._whole),
     )
 
   def lines(self) -> list[str]:
     """The table of needs, in GB."""
     fields = [field.name for field in dataclasses.fields(Need)]
+    if not self._teacher:
+      fields.remove('teacher')
     name = run_plan.OPTIMIZER_NAMES[self._subject.config.train.optimizer]
     named = {
       'optimizer': f'state of {name}',

@@ -20,6 +20,7 @@ from shared_bert import config as config_lib
 from shared_bert import recipes, task_data
 from shared_bert.data import masking, toy
 from shared_bert.data.tokenizer import Tokenizer
+from shared_bert.distillation import Teacher, open_teacher
 from shared_bert.errors import UserError
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import flops, parameters
@@ -50,6 +51,7 @@ class Subject:
     has_pairs: whether rows are next-sentence pairs.
     course: of the run, or None if its steps cannot be known here.
     data: lines that say what the plan knows of the data.
+    teacher: whose predictions are learnt besides, or None.
   """
 
   config: ConfigDict
@@ -61,6 +63,11 @@ class Subject:
   has_pairs: bool
   course: Course | None
   data: list[str]
+  teacher: Teacher | None = None
+
+  def frozen(self, mesh: AbstractMesh | None = None) -> tuple[Any, ...]:
+    """What the loss reads besides, as shapes; with a mesh as it is shared."""
+    return () if self.teacher is None else (self.teacher.shapes(mesh),)
 
   def predictions(self, seq_len: int) -> int:
     """P, positions of a row that reach the vocabulary."""
@@ -208,10 +215,14 @@ def _pretraining(config: ConfigDict, mesh: AbstractMesh) -> Subject:
         f'steps       train.epochs={config.train.epochs:g} counts rows of a '
         f'corpus: name it, or {_STEPS_OPEN}'
       )
+  model = config_lib.model_config(config, vocab_size, _PLATFORM)
+  teacher = None
+  if data.source == 'toy' or data.corpus:  # else no vocabulary is known
+    teacher = open_teacher(config, model, tokenizer, max(seq_lens))
   return _check_fit(
     Subject(
       config=config,
-      model=config_lib.model_config(config, vocab_size, _PLATFORM),
+      model=model,
       build=lambda model: MaskedModel(
         model,
         config,
@@ -219,6 +230,7 @@ def _pretraining(config: ConfigDict, mesh: AbstractMesh) -> Subject:
         np.zeros((0, seq_lens[0]), np.int32),
         mesh,
         np.zeros(0, np.uint8) if has_pairs else None,
+        teacher=teacher,
       ),
       seq_lens=seq_lens,
       num_rows=num_rows,
@@ -226,6 +238,7 @@ def _pretraining(config: ConfigDict, mesh: AbstractMesh) -> Subject:
       has_pairs=has_pairs,
       course=_course(config, seq_lens, num_rows),
       data=lines,
+      teacher=teacher,
     ),
     start,
   )

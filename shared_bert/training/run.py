@@ -106,6 +106,7 @@ def run(
   make_params: Callable[[], Any],
   loss_function: LossFunction,
   prepare: Callable[[Batch], Batch] = lambda batch: batch,
+  frozen: tuple[Any, ...] = (),
   metric_names: tuple[str, ...],
   optimizer: optax.GradientTransformation,
   learning_rate: Callable[[float], float],
@@ -131,6 +132,7 @@ def run(
     make_params: traced; the initial parameters.
     loss_function: as for `make_train_step`.
     prepare: as for `make_train_step`.
+    frozen: as for `make_train_step`.
     metric_names: those it returns.
     optimizer: of optax; its updates are those of a learning rate of 1.
     learning_rate: of the share of the run that is done.
@@ -199,6 +201,7 @@ def run(
     log_every=config['train']['log_every'],
     prepare=prepare,
     skip_nonfinite=skips,
+    frozen=frozen,
   )
   log = MetricLog(
     workdir,

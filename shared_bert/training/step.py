@@ -15,7 +15,8 @@ from shared_bert.training import mesh as mesh_lib
 # devices and steps, and divided once.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 Batch = dict[str, jax.Array]
-LossFunction = Callable[[Any, Batch, jax.Array | None], Sums]
+# (params, batch, key, *frozen) to sums; see `make_train_step`.
+LossFunction = Callable[..., Sums]
 
 
 class TrainState(TypedDict):
@@ -144,8 +145,15 @@ def _unless_finite(
 class TrainStep:
   """A training step, compiled once for each shape of batch."""
 
-  def __init__(self, compiled: Any, dropout_key: jax.Array, mesh: Mesh):
+  def __init__(
+    self,
+    compiled: Any,
+    dropout_key: jax.Array,
+    mesh: Mesh,
+    frozen: tuple[Any, ...],
+  ):
     self._compiled, self._key, self._mesh = compiled, dropout_key, mesh
+    self._frozen = frozen
 
   def __call__(
     self, state: TrainState, batch: dict, rate: float, accumulation: int = 1
@@ -165,7 +173,7 @@ class TrainStep:
     with jax.set_mesh(self._mesh):
       # An array, so that another rate is no other function.
       return self._compiled(
-        state, batch, np.float32(rate), self._key, accumulation
+        state, batch, np.float32(rate), self._key, self._frozen, accumulation
       )
 
   def lower(
@@ -174,7 +182,7 @@ class TrainStep:
     """What would be compiled for these shapes."""
     with jax.set_mesh(self._mesh):
       return self._compiled.lower(
-        state, batch, np.float32(0), self._key, accumulation
+        state, batch, np.float32(0), self._key, self._frozen, accumulation
       )
 
 
@@ -187,13 +195,14 @@ def make_train_step(
   log_every: int,
   prepare: Callable[[Batch], Batch] = lambda batch: batch,
   skip_nonfinite: bool = False,
+  frozen: tuple[Any, ...] = (),
 ) -> 'TrainStep':
   """Compiles the step, once for each shape of batch and accumulation.
 
   Args:
-    loss_function: (params, batch, key) to `Sums` with `loss` among them; its
-      sum is what is differentiated, divided by its weight over the whole
-      batch.
+    loss_function: (params, batch, key, *frozen) to `Sums` with `loss` among
+      them; its sum is what is differentiated, divided by its weight over the
+      whole batch.
     optimizer: of optax; its updates are those of a learning rate of 1.
     mesh: of the devices.
     seed: of the dropout, which is drawn from (seed, step, micro-batch).
@@ -203,22 +212,24 @@ def make_train_step(
       among them, 0 on padding, by which tokens are counted.
     skip_nonfinite: whether a step whose loss, gradient or update is not finite
       leaves everything as it was but the step's number and a count of them.
+    frozen: trees of arrays on the devices that the loss reads besides and that
+      are not trained.
 
   Returns:
     The step, to be called.
   """
 
-  def gradients(params, batch, key):
+  def gradients(params, batch, key, frozen):
     def objective(params):
-      sums = loss_function(params, batch, key)
+      sums = loss_function(params, batch, key, *frozen)
       return sums['loss'][0], sums
 
     (_, sums), grads = jax.value_and_grad(objective, has_aux=True)(params)
     return _placed(mesh, grads), sums
 
-  def accumulated(params, batch, key, accumulation):
+  def accumulated(params, batch, key, frozen, accumulation):
     if accumulation == 1:
-      return gradients(params, batch, jax.random.fold_in(key, 0))
+      return gradients(params, batch, jax.random.fold_in(key, 0), frozen)
 
     # Micro-batch i takes rows i, i+A, i+2A, …: each device cuts its own rows.
     def cut(x):
@@ -226,24 +237,25 @@ def make_train_step(
 
     def add(carry, part):
       number, micro_batch = part
-      new = gradients(params, micro_batch, jax.random.fold_in(key, number))
+      micro_key = jax.random.fold_in(key, number)
+      new = gradients(params, micro_batch, micro_key, frozen)
       return _add(carry, new), None
 
     parts = (jnp.arange(accumulation), jax.tree.map(cut, batch))
     start = jax.tree.map(
       lambda x: jnp.zeros(x.shape, x.dtype),
       jax.eval_shape(
-        gradients, params, jax.tree.map(lambda x: x[0], parts[1]), key
+        gradients, params, jax.tree.map(lambda x: x[0], parts[1]), key, frozen
       ),
     )
     return jax.lax.scan(add, start, parts)[0]
 
   def train_step(
-    state: TrainState, batch, learning_rate, dropout_key, accumulation
+    state: TrainState, batch, learning_rate, dropout_key, frozen, accumulation
   ) -> tuple[TrainState, Sums]:
     batch = prepare(batch)
     key = jax.random.fold_in(dropout_key, state['step'])
-    grads, sums = accumulated(state['params'], batch, key, accumulation)
+    grads, sums = accumulated(state['params'], batch, key, frozen, accumulation)
     # A batch without a single target has no gradient, rather than 0/0.
     weight = jnp.maximum(sums['loss'][1], 1e-9)
     grads = jax.tree.map(lambda g: g / weight, grads)
@@ -281,5 +293,8 @@ def make_train_step(
   # JAX_COMPILATION_CACHE_DIR).
   dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
   return TrainStep(
-    jax.jit(train_step, donate_argnums=0, static_argnums=4), dropout_key, mesh
+    jax.jit(train_step, donate_argnums=0, static_argnums=5),
+    dropout_key,
+    mesh,
+    frozen,
   )
