@@ -22,6 +22,8 @@ from shared_bert.interop.starting import open_start, weighted_by
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model.encoder import Encoder
 from shared_bert.model.parameters import applier, named_leaves
+from shared_bert.planning.memory import Budget
+from shared_bert.planning.subject import subject_of
 from shared_bert.pretrain import pretrain
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training.step import init_state, make_train_step
@@ -275,6 +277,23 @@ def test_a_run_that_is_taught_resumes_exactly(text, bert, tmp_path):
   lines = [json.loads(line) for line in log.splitlines()]
   taught = [x for x in lines if x['split'] == 'train']
   assert len(taught) == 4 and all(x['distill_loss'] > 0 for x in taught)
+
+
+def test_a_plan_counts_the_teacher(text, pretrained, bert):
+  (corpus,) = (text.parent / 'data').iterdir()
+  needs = {}
+  for weight in (0.0, 0.5):
+    config = uptrain_config(text, bert, distill_weight=weight)
+    config.data.update({'text': '', 'corpus': str(corpus)})
+    mesh = mesh_lib.planned_mesh(1)
+    planned = subject_of(config, mesh)
+    budget = Budget(planned, planned.course.parts, mesh)
+    needs[weight] = budget.needs['none']
+    assert any('teacher' in line for line in budget.lines()) == (weight > 0)
+  params = huggingface.read(bert).params
+  real = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+  assert needs[0.5].teacher == real and needs[0.0].teacher == 0
+  assert needs[0.5].total >= needs[0.0].total + real
 
 
 def test_who_cannot_teach_is_refused(commands, text, bert, glue, tmp_path):
