@@ -62,6 +62,11 @@ class SavedModel:
     return self.head == 'classification'
 
   @property
+  def run(self) -> dict[str, Any] | None:
+    """The config of the run that made it; None of a model of others."""
+    return self.facts.get('run')
+
+  @property
   def make(self) -> Callable[[nnx.Rngs], nnx.Module]:
     """Builds the module that `params` belongs to."""
     return maker_of(self.head, self.config, self.num_outputs)
@@ -69,6 +74,23 @@ class SavedModel:
   def folded(self) -> 'SavedModel':
     """The same function with less to compute: `folding.for_inference`."""
     params, config = folding.for_inference(self.params, self.config)
+    return dataclasses.replace(self, params=params, config=config)
+
+  def cut_to_vocabulary(self) -> 'SavedModel':
+    """Without the rows that no token has: others pad their tables.
+
+    All other arrays are the very ones, and a table that is cut is a view.
+    """
+    size, params = self.tokenizer.vocab_size, self.params
+    encoder = params['encoder']
+    embeddings = encoder['embeddings']
+    word = {'embedding': embeddings['word']['embedding'][:size]}
+    params = params | {
+      'encoder': encoder | {'embeddings': embeddings | {'word': word}}
+    }
+    if 'decoder_bias' in params:
+      params['decoder_bias'] = params['decoder_bias'][:size]
+    config = dataclasses.replace(self.config, vocab_size=size)
     return dataclasses.replace(self, params=params, config=config)
 
 

@@ -89,11 +89,11 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
   return Imported(
     path=saved.path,
     step=0,
-    metadata={'tokenizer_sha256': saved.tokenizer.sha256},
+    metadata={},
     metrics={},
     versions={},
     leaves=state_io.leaf_types({'params': params}),
-    saved=dataclasses.replace(saved, params=_cut_to_vocabulary(saved)),
+    saved=saved.cut_to_vocabulary(),
     config=config,
   )
 
@@ -118,19 +118,6 @@ def _check_sizes(saved: SavedModel, config: BertConfig) -> None:
         f'init_from={saved.path} has {key}={theirs_is}, and only {ours} can be '
         'trained here: start from another model.'
       )
-
-
-def _cut_to_vocabulary(saved: SavedModel) -> dict[str, Any]:
-  """Without the rows that no token has: tables are often padded."""
-  size = saved.tokenizer.vocab_size
-  encoder = saved.params['encoder']
-  word = {'embedding': encoder['embeddings']['word']['embedding'][:size]}
-  params = saved.params | {
-    'encoder': encoder | {'embeddings': encoder['embeddings'] | {'word': word}}
-  }
-  if 'decoder_bias' in params:
-    params['decoder_bias'] = params['decoder_bias'][:size]
-  return params
 
 
 def _told(saved: SavedModel, errors: np.ndarray) -> str:
