@@ -183,14 +183,13 @@ def test_rows_are_as_long_as_the_config_says_and_the_model_can_read(
   saved = saved_model('classification', ('unacceptable', 'acceptable'))
   folder = exported(saved, tmp_path / 'model')
   config = finetune_config('cola', glue, folder)
-  at_most = metrics_of(config, folder, tmp_path / 'a', seq_len=16)
+  metrics_of(config, folder, tmp_path / 'a', seq_len=6)
   told = capsys.readouterr().out
-  assert 'up to 16 tokens' in told and 'instead of' not in told
-  longer = metrics_of(config, folder, tmp_path / 'b', seq_len=32)
+  assert 'up to 6 tokens' in told and 'instead of' not in told
+  metrics_of(config, folder, tmp_path / 'b', seq_len=32)
   told = capsys.readouterr().out
   assert 'of 16 tokens instead of data.seq_len=32' in told
-  assert longer == at_most
-  assert metrics_of(config, folder, tmp_path / 'c', seq_len=6) != at_most
+  assert 'up to 16 tokens' in told
 
 
 # Head and classes of a folder, of what job the config is, and what is said.

@@ -14,6 +14,7 @@ from shared_bert.model import heads, parameters
 from shared_bert.model.config import BertConfig
 from shared_bert.model.encoder import BertModel
 from shared_bert.training.checkpoint import open_checkpoint
+from shared_bert.training.step_folders import Checkpoint
 
 # What is put on the encoder, by a parameter that only it has; the first that is
 # found counts. `encoder`: nothing.
@@ -133,7 +134,18 @@ def open_saved(path: str | pathlib.Path) -> SavedModel:
     UserError: there is none, it is damaged, or was saved by an earlier version
       that did not say what it is.
   """
-  checkpoint = open_checkpoint(path)
+  return saved_in(open_checkpoint(path))
+
+
+def saved_in(checkpoint: Checkpoint) -> SavedModel:
+  """The model of a checkpoint of ours.
+
+  Args:
+    checkpoint: opened; its parameters are read.
+
+  Raises:
+    UserError: as `open_saved`.
+  """
   tokenizer = Tokenizer.load(checkpoint.path)
   metadata = checkpoint.metadata
   recorded = metadata.get('tokenizer_sha256')
