@@ -14,7 +14,7 @@ from ml_collections.config_dict import placeholder
 
 from shared_bert.data.glue_tasks import TASKS
 from shared_bert.errors import UserError
-from shared_bert.model.config import BertConfig
+from shared_bert.model.config import BertConfig, dtype_on
 from shared_bert.training.phases import Course, Part, lay_out
 
 TASK_SOURCES = ('tfds', 'local', 'files', 'toy')
@@ -99,8 +99,8 @@ def pretrain_defaults() -> ConfigDict:
     {
       'job': 'pretrain',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
-      # A workdir or checkpoint to start from or evaluate, or a folder of
-      # Hugging Face's BERT to start from.
+      # What to start from or evaluate: a workdir, a checkpoint, or a folder of
+      # Hugging Face's BERT.
       'init_from': '',
       'tensorboard': True,  # event files beside metrics.jsonl
       'model': _model(),
@@ -152,8 +152,8 @@ def finetune_defaults() -> ConfigDict:
       'job': 'finetune',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
       'seeds': (),  # several runs, one a seed; mean and spread are printed
-      # A workdir or checkpoint to start from or evaluate, or a folder of
-      # Hugging Face's BERT to start from.
+      # What to start from or evaluate: a workdir, a checkpoint, or a folder of
+      # Hugging Face's BERT.
       'init_from': '',
       'from_mnli': False,  # task=all: RTE, MRPC, STS-B go on from MNLI's model
       'tensorboard': True,  # event files beside metrics.jsonl
@@ -266,13 +266,12 @@ def model_config(config: ConfigDict, vocab_size: int, platform: str):
   Args:
     config: of a run.
     vocab_size: of its tokenizer.
-    platform: of the devices; `auto` computes in bfloat16 unless it is `cpu`.
+    platform: of the devices, for `dtype_on`.
 
   Raises:
     UserError: for impossible values.
   """
-  dtype = 'float32' if platform == 'cpu' else 'bfloat16'
-  model = BertConfig.of_keys(config.model, vocab_size, dtype)
+  model = BertConfig.of_keys(config.model, vocab_size, dtype_on(platform))
   if config.data.seq_len > model.max_positions:
     raise UserError(
       f'data.seq_len={config.data.seq_len} is longer than '
@@ -282,16 +281,21 @@ def model_config(config: ConfigDict, vocab_size: int, platform: str):
   return model
 
 
-def recorded(config: ConfigDict) -> dict:
+def recorded(config: ConfigDict, brings_length: bool = True) -> dict:
   """What `config.json` says of a run: without keys that did not count.
 
   A checkpoint that is evaluated brings its model and the length of a task's
   rows, and one that a task starts from its vocabulary.
+
+  Args:
+    config: of a run.
+    brings_length: whether what is evaluated knows the length of its rows, as
+      a checkpoint of ours does.
   """
   kept = config.to_dict()
   if config.job == 'eval':
     del kept['model']
-    if 'task' in config.data:
+    if 'task' in config.data and brings_length:
       del kept['data']['seq_len']
   if config.init_from and 'task' in config.data:
     del kept['data']['vocab_size']

@@ -1,6 +1,7 @@
 """Evaluating a checkpoint: its metrics and predictions, without training."""
 
 import copy
+import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -12,30 +13,48 @@ from ml_collections import ConfigDict
 from shared_bert import config as config_lib
 from shared_bert import pretrain as pretrain_lib
 from shared_bert import run_plan, task_data
-from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
+from shared_bert.interop import classes, huggingface
+from shared_bert.interop.opening import open_model
+from shared_bert.interop.saved import SavedModel
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import parameters
-from shared_bert.model.config import BertConfig
+from shared_bert.model.config import BertConfig, dtype_on
 from shared_bert.task_model import TaskModel
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import processes
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
-from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
 from shared_bert.training.run import Options
-from shared_bert.training.step_folders import Checkpoint
+
+# What a folder holds, by its head, and the configs that evaluate such a model.
+_HEADS = {
+  'pretraining': 'a model of masked words and next sentences',
+  'masked_lm': 'a model of masked words',
+  'classification': 'a classifier',
+  'question_answering': 'a model that answers questions',
+  'encoder': 'an encoder without a head',
+}
+_CONFIGS = {
+  'pretraining': 'configs/pretrain.py',
+  'masked_lm': 'configs/pretrain.py',
+  'classification': 'configs/cola.py',
+}
+# What a folder does not say of its `model` keys.
+_KEYS_OF_OTHERS = {'size': "Hugging Face's BERT", 'dtype': 'auto'}
 
 
 @workdir_lib.alone_in_workdir
 def evaluate(
   config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
 ) -> dict[str, Any]:
-  """Scores the checkpoint `init_from` on the data of this config.
+  """Scores the model `init_from` on the data of this config.
 
-  The model is the checkpoint's, and the rows of a task are as long as in its
-  training: the `model` keys of the config and `data.seq_len` do not count.
+  The model is that of the checkpoint or the folder, and the rows of a task are
+  as long as in a checkpoint's training: the `model` keys of the config and
+  `data.seq_len` do not count. Of a folder of Hugging Face's BERT, which does
+  not say how long its rows were, `data.seq_len` does.
 
   Args:
     config: of `pretrain_defaults` or `finetune_defaults` with `job='eval'`,
@@ -47,41 +66,33 @@ def evaluate(
     The results, as in `results.json`.
 
   Raises:
-    UserError: for a checkpoint of another kind than the data asks for, and
-      other things that the user can mend.
+    UserError: for a model of another kind than the data asks for, and other
+      things that the user can mend.
   """
   started = time.monotonic()
-  workdir_lib.claim(workdir, config_lib.recorded(config))
-  checkpoint = open_checkpoint(config.init_from)
-  trained = ConfigDict(checkpoint.metadata['config'])
-  asked = 'pretrain' if 'mask_ratio' in config.data else 'finetune'
-  if trained.job != asked:
-    raise UserError(
-      f'init_from={config.init_from} is a checkpoint of job={trained.job}, '
-      f'and this config evaluates one of job={asked}: use the config that it '
-      'was trained with.'
-    )
-  tokenizer = Tokenizer.load(checkpoint.path)
-  # Longer rows would meet positions that were never trained.
-  if asked == 'finetune':
+  is_ours = not huggingface.is_folder(config.init_from)
+  workdir_lib.claim(workdir, config_lib.recorded(config, brings_length=is_ours))
+  is_of_words = 'mask_ratio' in config.data
+  saved = open_model(config.init_from).cut_to_vocabulary()
+  _check_kind(saved, is_of_words, config.init_from)
+  if not is_of_words:
     config = copy.deepcopy(config)
-    config.data.seq_len = trained.data.seq_len
-  model_config = config_lib.model_config(
-    ConfigDict({'model': trained.model, 'data': config.data}),
-    tokenizer.vocab_size,
-    jax.default_backend(),
-  )
+    config.data.seq_len = _row_length(saved, config.data.seq_len)
+  keys = (saved.run or {}).get('model', _KEYS_OF_OTHERS)
+  size, dtype = keys['size'], keys['dtype']
+  if dtype == 'auto':
+    dtype = dtype_on(jax.default_backend())
+  model_config = dataclasses.replace(saved.config, dtype=dtype)
+  step = saved.facts.get('step')
   say(
-    f'evaluating  step {checkpoint.step:,} of {checkpoint.path}\n'
-    f'model       {run_plan.model_line(trained.model.size, model_config)}'
+    f'evaluating  {"" if step is None else f"step {step:,} of "}{saved.path}\n'
+    f'model       {run_plan.model_line(size, model_config)}'
   )
   devices = mesh_lib.find_devices()
   mesh = mesh_lib.mesh_for(config.mesh.fsdp, model_config, devices)
-  build = _masked_model if asked == 'pretrain' else _task_model
-  model = build(config, model_config, tokenizer, checkpoint, mesh, options)
-  params = checkpoint.load_params(
-    mesh_lib.placed(mesh, parameters.abstract(model.make))
-  )
+  build = _masked_model if is_of_words else _task_model
+  model, params = build(config, model_config, saved, mesh, options)
+  params = mesh_lib.place(mesh, params)
   metrics = model.evaluate(params).metrics
   if isinstance(model, TaskModel) and config.data.predict_test:
     model.write_predictions(params, workdir / 'predictions')
@@ -89,8 +100,8 @@ def evaluate(
     workdir,
     {
       'job': 'eval',
-      'checkpoint': str(checkpoint.path),
-      'step': checkpoint.step,
+      'checkpoint': str(saved.path),
+      **({} if step is None else {'step': step}),
       'attention': model_config.attention,
       'seconds': time.monotonic() - started,
       'parameters': parameters.count(params),
@@ -100,66 +111,105 @@ def evaluate(
   )
 
 
+def _check_kind(saved: SavedModel, is_of_words: bool, named: str) -> None:
+  """Refuses a model that does not answer what the data asks.
+
+  Raises:
+    UserError: as `evaluate`.
+  """
+  if saved.run is not None:
+    job = 'pretrain' if is_of_words else 'finetune'
+    if saved.run['job'] != job:
+      raise UserError(
+        f'init_from={named} is a checkpoint of job={saved.run["job"]}, '
+        f'and this config evaluates one of job={job}: use the config that it '
+        'was trained with.'
+      )
+    return
+  wanted = ('masked_lm', 'pretraining') if is_of_words else ('classification',)
+  if saved.head not in wanted:
+    config = _CONFIGS.get(saved.head)
+    raise UserError(
+      f'init_from={named} is {_HEADS[saved.head]}, and this config evaluates '
+      f'{_HEADS[wanted[0]]}: train it first, by the same command without '
+      'job=eval' + (f', or use a config such as {config}.' if config else '.')
+    )
+
+
+def _row_length(saved: SavedModel, asked: int) -> int:
+  """S of a task: as in training, since longer rows meet fresh positions."""
+  if saved.run is not None:
+    return saved.seq_len
+  most = saved.config.max_positions
+  if asked > most:
+    say(
+      f'rows        of {most} tokens instead of data.seq_len={asked}: the '
+      'model has positions for no more'
+    )
+  return min(asked, most)
+
+
 def _masked_model(
   config: ConfigDict,
   model_config: BertConfig,
-  tokenizer: Tokenizer,
-  checkpoint: Checkpoint,
+  saved: SavedModel,
   mesh: Mesh,
   options: Options,
-) -> MaskedModel:
+) -> tuple[MaskedModel, dict[str, Any]]:
   """On the held-out rows of a corpus."""
   rows = config_lib.evaluation_rows(config)
   mesh_lib.check_batch_size(
     'train.batch_size / train.accumulation', rows, mesh.size
   )
-  corpus = pretrain_lib.open_corpora(config, checkpoint)[-1]
+  corpus = pretrain_lib.open_corpora(config, saved)[-1]
+  if corpus.seq_len > model_config.max_positions:
+    raise UserError(
+      f'init_from={config.init_from} has positions for '
+      f'{model_config.max_positions} tokens, and the rows of the text have '
+      f'{corpus.seq_len}: prepare it in shorter ones.'
+    )
   rows = config.data.heldout_rows or len(corpus.heldout)
   rows = min(rows, config.train.batch_size) if options.dry_run else rows
   labels = corpus.heldout_labels
-  return MaskedModel(
+  model = MaskedModel(
     model_config,
     config,
-    tokenizer,
+    saved.tokenizer,
     corpus.heldout[:rows],
     mesh,
     None if labels is None else labels[:rows],
-    has_next_sentence='params/next_sentence/kernel' in checkpoint.leaves,
+    has_next_sentence=saved.head == 'pretraining',
   )
+  return model, saved.params
 
 
 def _task_model(
   config: ConfigDict,
   model_config: BertConfig,
-  tokenizer: Tokenizer,
-  checkpoint: Checkpoint,
+  saved: SavedModel,
   mesh: Mesh,
   options: Options,
-) -> TaskModel:
+) -> tuple[TaskModel, dict[str, Any]]:
   """On splits of a task; those without labels are predicted."""
-  labels = checkpoint.metadata.get('label_names')
-  if labels is None:
-    raise UserError(
-      f'init_from={config.init_from} does not say what its classes mean: it '
-      'was saved by an earlier version; fine-tune again.'
-    )
+  data = config.data
   mesh_lib.check_batch_size(
-    'data.eval_batch_size', config.data.eval_batch_size, mesh.size
+    'data.eval_batch_size', data.eval_batch_size, mesh.size
   )
+  if data.source == 'files' and not data.label_names:
+    classes.check_named(
+      saved,
+      f'Or name them in data.label_names, if data.label_column='
+      f'{data.label_column} has these',
+    )
   loaded = processes.first_ahead(
     lambda: task_data.load_task(
-      config.data, evaluating=True, label_names=labels
+      data, evaluating=True, label_names=list(saved.label_names)
     )
   )
-  if list(loaded.task.label_names) != labels:
-    raise UserError(
-      f'{loaded.task.name} has the labels '
-      f'{", ".join(loaded.task.label_names) or "of a regression"}, and '
-      f'init_from={config.init_from} was trained on '
-      f'{", ".join(labels) or "scores"}: evaluate it on data with the same.'
-    )
-  data = task_data.encode(loaded, tokenizer, config.data.seq_len)
+  task = loaded.task
+  saved = classes.in_order_of(saved, task.name, task.label_names)
+  encoded = task_data.encode(loaded, saved.tokenizer, data.seq_len)
   if options.dry_run:
-    data = data.head(config.data.eval_batch_size)
-  say('\n'.join(task_data.describe(data, tokenizer, config.data.seq_len)))
-  return TaskModel(model_config, data, config, mesh)
+    encoded = encoded.head(data.eval_batch_size)
+  say('\n'.join(task_data.describe(encoded, saved.tokenizer, data.seq_len)))
+  return TaskModel(model_config, encoded, config, mesh), saved.params

@@ -14,8 +14,10 @@ from shared_bert.data import batches as batches_lib
 from shared_bert.data import corpus as corpus_lib
 from shared_bert.data import masking, toy
 from shared_bert.data.corpus import Corpus
+from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.distillation import open_teacher
 from shared_bert.errors import UserError
+from shared_bert.interop.saved import SavedModel
 from shared_bert.interop.starting import open_start, weighted_by
 from shared_bert.masked_model import MaskedModel, arrays_of
 from shared_bert.model import flops, parameters
@@ -233,13 +235,13 @@ def _heldout(
 
 
 def open_corpora(
-  config: ConfigDict, checkpoint: Checkpoint | None
+  config: ConfigDict, start: Checkpoint | SavedModel | None
 ) -> list[Corpus]:
   """The corpora that `data` names, one a stage, of one vocabulary.
 
   Args:
     config: of a pre-training run.
-    checkpoint: whose model will read them, or None.
+    start: the model that will read them, or None.
 
   Raises:
     UserError: if one is not there, the last was made for another
@@ -248,7 +250,7 @@ def open_corpora(
   """
   *earlier, last = config_lib.corpora_of(config)
   corpora = [corpus_lib.open_corpus(folder) for folder in earlier]
-  corpora.append(open_corpus(config, checkpoint, last))
+  corpora.append(open_corpus(config, start, last))
   for folder, corpus in zip(earlier, corpora, strict=False):
     if corpus.tokenizer.sha256 != corpora[-1].tokenizer.sha256:
       raise UserError(
@@ -269,27 +271,27 @@ def open_corpora(
 
 
 def open_corpus(
-  config: ConfigDict, checkpoint: Checkpoint | None, folder: str
+  config: ConfigDict, start: Checkpoint | SavedModel | None, folder: str
 ) -> Corpus:
   """One corpus: embedded, prepared, or prepared now.
 
   Args:
     config: of a pre-training run.
-    checkpoint: whose model will read it, or None.
+    start: the model that will read it, or None.
     folder: of the corpus; empty to prepare `data.text`.
 
   Raises:
     UserError: if there is none, it was made for another `data.seq_len`, or
-      the checkpoint has another vocabulary.
+      the model has another vocabulary.
   """
   # An evaluation takes rows as they are.
   seq_len = None if config.job == 'eval' else config.data.seq_len
   corpus = _find_corpus(config.data, folder, seq_len)
   ours = corpus.tokenizer.sha256
-  if checkpoint and checkpoint.metadata.get('tokenizer_sha256') != ours:
+  if start and Tokenizer.load(start.path).sha256 != ours:
     raise UserError(
       f'init_from={config.init_from} has another vocabulary than the text: '
-      f'prepare it with that one, --vocab={checkpoint.path / "vocab.txt"}.'
+      f'prepare it with that one, --vocab={start.path}.'
     )
   return corpus
 

@@ -158,7 +158,8 @@ def validate(config: ConfigDict, needs_data: bool = True) -> None:
     _validate_task(config)
   if config.job == 'eval' and not config.init_from:
     raise UserError(
-      'job=eval needs init_from: the workdir or checkpoint to evaluate.'
+      'job=eval needs init_from: the workdir, checkpoint or folder of Hugging '
+      "Face's BERT to evaluate."
     )
 
 

@@ -100,7 +100,6 @@ def test_a_damaged_checkpoint_is_not_started_from(
 @pytest.mark.parametrize(
   ('flag', 'words'),
   [
-    ('--config.model.attention=standard', ['is missing there']),
     ('--config.model.num_layers=2', ['float32[1, 16] there', '[2, 16] here']),
     ('--config.model.hidden_size=32', ['there and float32[']),
     ('--config.model.max_positions=64', ['encoder/embeddings/position']),
@@ -120,6 +119,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled(
 @pytest.mark.parametrize(
   ('flag', 'words'),
   [
+    ('--config.model.attention=tied', ['has shared attention', 'not to tied']),
     (
       '--config.train.batch_size=3',
       ['cannot be shared equally by 2', '2 or 4'],

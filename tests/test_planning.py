@@ -253,6 +253,6 @@ def test_a_task_is_planned_with_its_recipe_and_its_head(glue, pretrained):
 
 def test_a_checkpoint_of_another_model_is_refused(glue, pretrained):
   config = finetune_config('cola', glue, pretrained)
-  config.model.attention = 'standard'
+  config.model.num_layers = 2
   with pytest.raises(UserError, match='does not fit this model'):
     subject.subject_of(config, planned_mesh(1))

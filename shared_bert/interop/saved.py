@@ -14,6 +14,7 @@ from shared_bert.model import heads, parameters
 from shared_bert.model.config import BertConfig
 from shared_bert.model.encoder import BertModel
 from shared_bert.training.checkpoint import open_checkpoint
+from shared_bert.training.step_folders import Checkpoint
 
 # What is put on the encoder, by a parameter that only it has; the first that is
 # found counts. `encoder`: nothing.
@@ -62,6 +63,11 @@ class SavedModel:
     return self.head == 'classification'
 
   @property
+  def run(self) -> dict[str, Any] | None:
+    """The config of the run that made it; None of a model of others."""
+    return self.facts.get('run')
+
+  @property
   def make(self) -> Callable[[nnx.Rngs], nnx.Module]:
     """Builds the module that `params` belongs to."""
     return maker_of(self.head, self.config, self.num_outputs)
@@ -69,6 +75,23 @@ class SavedModel:
   def folded(self) -> 'SavedModel':
     """The same function with less to compute: `folding.for_inference`."""
     params, config = folding.for_inference(self.params, self.config)
+    return dataclasses.replace(self, params=params, config=config)
+
+  def cut_to_vocabulary(self) -> 'SavedModel':
+    """Without the rows that no token has: others pad their tables.
+
+    All other arrays are the very ones, and a table that is cut is a view.
+    """
+    size, params = self.tokenizer.vocab_size, self.params
+    encoder = params['encoder']
+    embeddings = encoder['embeddings']
+    word = {'embedding': embeddings['word']['embedding'][:size]}
+    params = params | {
+      'encoder': encoder | {'embeddings': embeddings | {'word': word}}
+    }
+    if 'decoder_bias' in params:
+      params['decoder_bias'] = params['decoder_bias'][:size]
+    config = dataclasses.replace(self.config, vocab_size=size)
     return dataclasses.replace(self, params=params, config=config)
 
 
@@ -111,7 +134,18 @@ def open_saved(path: str | pathlib.Path) -> SavedModel:
     UserError: there is none, it is damaged, or was saved by an earlier version
       that did not say what it is.
   """
-  checkpoint = open_checkpoint(path)
+  return saved_in(open_checkpoint(path))
+
+
+def saved_in(checkpoint: Checkpoint) -> SavedModel:
+  """The model of a checkpoint of ours.
+
+  Args:
+    checkpoint: opened; its parameters are read.
+
+  Raises:
+    UserError: as `open_saved`.
+  """
   tokenizer = Tokenizer.load(checkpoint.path)
   metadata = checkpoint.metadata
   recorded = metadata.get('tokenizer_sha256')

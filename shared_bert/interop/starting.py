@@ -1,4 +1,8 @@
-"""What a run starts from: a checkpoint of ours, or a BERT of others."""
+"""What a run starts from: a checkpoint of ours, or a BERT of others.
+
+A checkpoint of the run's own attention is taken as it is. What has another is
+brought to it by way of standard attention, which all of them are exactly.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -7,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from shared_bert.errors import UserError
-from shared_bert.interop import huggingface
+from shared_bert.interop import folding, huggingface
 from shared_bert.interop.fitting import ROLES, fit_shared
 from shared_bert.interop.moments import second_moments
-from shared_bert.interop.saved import SavedModel, maker_of
+from shared_bert.interop.saved import SavedModel, maker_of, saved_in
 from shared_bert.model.config import BertConfig
 from shared_bert.model.parameters import abstract
 from shared_bert.training import state_io
@@ -31,7 +35,7 @@ _SAMPLE = 256
 
 @dataclasses.dataclass(frozen=True)
 class Imported(Checkpoint):
-  """A BERT of others, as jobs take a checkpoint to start from.
+  """A model brought to a run's attention, as jobs take a checkpoint.
 
   Attributes:
     saved: with standard attention and no more rows than its vocabulary.
@@ -76,8 +80,9 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
 
   Args:
     path: a workdir or checkpoint of ours, or a folder of Hugging Face's BERT.
-    model: the config's `model` keys. A BERT of others is taken as it is into
-      `standard` attention, and fitted to `shared`, with the errors said.
+    model: the config's `model` keys. What has another attention is taken into
+      `standard` as what it computes, and fitted to `shared`, with the errors
+      said.
 
   Returns:
     The checkpoint.
@@ -86,26 +91,30 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
     UserError: there is none, it is damaged, or has other sizes or an attention
       that it cannot be brought to.
   """
-  if not huggingface.is_folder(path):
-    return open_checkpoint(path)
-  saved = huggingface.read(path)
+  if huggingface.is_folder(path):
+    saved = huggingface.read(path)
+  else:
+    checkpoint = open_checkpoint(path)
+    if _has_attention(checkpoint.metadata['config']['model'], model):
+      return checkpoint
+    saved = saved_in(checkpoint)
   config = BertConfig.of_keys(model, saved.tokenizer.vocab_size, 'float32')
   _check_sizes(saved, config)
   if config.attention not in ('standard', 'shared'):
     raise UserError(
-      f'init_from={saved.path} has standard attention, which is taken over '
-      'into model.attention=standard or fitted to shared, not to '
+      f'init_from={saved.path} has {saved.config.attention} attention, which '
+      'is taken over into model.attention=standard or fitted to shared, not to '
       f'{config.attention}.'
     )
   params = abstract(maker_of(saved.head, config, saved.num_outputs))
   return Imported(
     path=saved.path,
     step=0,
-    metadata={'tokenizer_sha256': saved.tokenizer.sha256},
+    metadata={},
     metrics={},
     versions={},
     leaves=state_io.leaf_types({'params': params}),
-    saved=dataclasses.replace(saved, params=_cut_to_vocabulary(saved)),
+    saved=_as_standard(saved).cut_to_vocabulary(),
     config=config,
   )
 
@@ -133,6 +142,24 @@ def weighted_by(
   return dataclasses.replace(start, sample=sample)
 
 
+def _has_attention(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> bool:
+  """Whether `model` keys have one attention, so that names and shapes agree."""
+  if theirs['attention'] != 'shared' or ours['attention'] != 'shared':
+    return theirs['attention'] == ours['attention']
+  return all(
+    theirs.get(key, usual) == ours[key]
+    for key, usual in (('role_bias', False), ('residual_rank', 0))
+  )
+
+
+def _as_standard(saved: SavedModel) -> SavedModel:
+  return dataclasses.replace(
+    saved,
+    params=folding.as_standard(saved.params, saved.config),
+    config=saved.config.with_attention('standard'),
+  )
+
+
 def _check_sizes(saved: SavedModel, config: BertConfig) -> None:
   theirs = {key: getattr(saved.config, key) for key in _SIZES}
   if any(getattr(config, key) != size for key, size in theirs.items()):
@@ -140,6 +167,12 @@ def _check_sizes(saved: SavedModel, config: BertConfig) -> None:
     raise UserError(
       f'init_from={saved.path} is a model of other sizes than this run: add '
       f'{flags}'
+    )
+  if saved.config.pre_norm:
+    raise UserError(
+      f'init_from={saved.path} was trained with model.pre_norm=True, and its '
+      f'{saved.config.attention} attention is not brought to another: set '
+      'model.attention and the other model keys as they were in that run.'
     )
   if config.pre_norm:
     raise UserError(
@@ -153,19 +186,6 @@ def _check_sizes(saved: SavedModel, config: BertConfig) -> None:
         f'init_from={saved.path} has {key}={theirs_is}, and only {ours} can be '
         'trained here: start from another model.'
       )
-
-
-def _cut_to_vocabulary(saved: SavedModel) -> dict[str, Any]:
-  """Without the rows that no token has: tables are often padded."""
-  size = saved.tokenizer.vocab_size
-  encoder = saved.params['encoder']
-  word = {'embedding': encoder['embeddings']['word']['embedding'][:size]}
-  params = saved.params | {
-    'encoder': encoder | {'embeddings': encoder['embeddings'] | {'word': word}}
-  }
-  if 'decoder_bias' in params:
-    params['decoder_bias'] = params['decoder_bias'][:size]
-  return params
 
 
 def _told(saved: SavedModel, errors: np.ndarray) -> str:

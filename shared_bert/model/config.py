@@ -35,6 +35,11 @@ ATTENTIONS = (
 DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
 
 
+def dtype_on(platform: str) -> str:
+  """What `model.dtype=auto` computes in on devices of a platform."""
+  return 'float32' if platform == 'cpu' else 'bfloat16'
+
+
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
   """Everything that decides a model's parameters and its arithmetic.

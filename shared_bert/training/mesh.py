@@ -235,6 +235,23 @@ def placed(mesh: Mesh | AbstractMesh, abstract_state: Any) -> Any:
   )
 
 
+def place(mesh: Mesh, params: Any) -> Any:
+  """Puts parameters that every process has on the devices.
+
+  Args:
+    mesh: of the devices.
+    params: tree of NumPy arrays, with names as for `PARTITION_RULES`.
+
+  Returns:
+    The same tree of `jax.Array`s; each device got its part of them alone.
+  """
+  return jax.tree.map(
+    lambda x, s: jax.make_array_from_callback(x.shape, s, lambda part: x[part]),
+    params,
+    state_shardings(mesh, params),
+  )
+
+
 def row_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Of arrays [B, ...]: rows are spread over all devices."""
   return NamedSharding(mesh, PartitionSpec(ROW_AXES))
