@@ -99,8 +99,8 @@ def pretrain_defaults() -> ConfigDict:
     {
       'job': 'pretrain',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
-      # A workdir or checkpoint to start from or evaluate, or a folder of
-      # Hugging Face's BERT to start from.
+      # A workdir or checkpoint to start from or evaluate; or to start from, a
+      # folder of Hugging Face's BERT or a checkpoint of google-research/bert.
       'init_from': '',
       'tensorboard': True,  # event files beside metrics.jsonl
       'model': _model(),
@@ -148,8 +148,8 @@ def finetune_defaults() -> ConfigDict:
       'job': 'finetune',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
       'seeds': (),  # several runs, one a seed; mean and spread are printed
-      # A workdir or checkpoint to start from or evaluate, or a folder of
-      # Hugging Face's BERT to start from.
+      # A workdir or checkpoint to start from or evaluate; or to start from, a
+      # folder of Hugging Face's BERT or a checkpoint of google-research/bert.
       'init_from': '',
       'from_mnli': False,  # task=all: RTE, MRPC, STS-B go on from MNLI's model
       'tensorboard': True,  # event files beside metrics.jsonl

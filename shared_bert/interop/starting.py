@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from shared_bert.errors import UserError
-from shared_bert.interop import huggingface
 from shared_bert.interop.fitting import ROLES, fit_shared
+from shared_bert.interop.opening import open_foreign
 from shared_bert.interop.saved import SavedModel, maker_of
 from shared_bert.model.config import BertConfig
 from shared_bert.model.parameters import abstract
@@ -63,7 +63,7 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
   """Opens what `init_from` names.
 
   Args:
-    path: a workdir or checkpoint of ours, or a folder of Hugging Face's BERT.
+    path: a workdir or checkpoint of ours, or a BERT of others (`open_foreign`).
     model: the config's `model` keys. A BERT of others is taken as it is into
       `standard` attention, and fitted to `shared`, with the errors said.
 
@@ -74,9 +74,9 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
     UserError: there is none, it is damaged, or has other sizes or an attention
       that it cannot be brought to.
   """
-  if not huggingface.is_folder(path):
+  saved = open_foreign(path)
+  if saved is None:
     return open_checkpoint(path)
-  saved = huggingface.read(path)
   config = BertConfig.of_keys(model, saved.tokenizer.vocab_size, 'float32')
   _check_sizes(saved, config)
   if config.attention not in ('standard', 'shared'):
