@@ -12,7 +12,8 @@ def load(path: str, task: str | None = None, **options: Any) -> 'Predictor':
   """Opens a trained model for use: `shared_bert.load(path)(texts)`.
 
   Args:
-    path: a workdir or checkpoint of ours, or a folder of Hugging Face's BERT.
+    path: a workdir or checkpoint of ours, a folder of Hugging Face's BERT, or
+      a checkpoint of google-research/bert.
     task: as `shared_bert.inference.Predictor`; None for what it was trained on.
     **options: as there.
 

@@ -8,5 +8,5 @@ from absl import flags
 CHECKPOINT = flags.DEFINE_string(
   'checkpoint',
   None,
-  "A workdir, its checkpoints or that of a step; or Hugging Face's BERT.",
+  'A workdir, its checkpoints or that of a step; or a BERT of others.',
 )

@@ -99,8 +99,8 @@ def pretrain_defaults() -> ConfigDict:
     {
       'job': 'pretrain',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
-      # What to start from or evaluate: a workdir, a checkpoint, or a folder of
-      # Hugging Face's BERT.
+      # What to start from or evaluate: a workdir, a checkpoint, a folder of
+      # Hugging Face's BERT, or a checkpoint of google-research/bert.
       'init_from': '',
       'tensorboard': True,  # event files beside metrics.jsonl
       'model': _model(),
@@ -136,8 +136,7 @@ def pretrain_defaults() -> ConfigDict:
   config.train.stage_accumulations = ()
   # Rows of the first step, doubled until they are the batch size; 0: no ramp.
   config.train.ramp_batch_size = 0
-  # The share of the run by which they are.
-  config.train.ramp_ratio = 0.0
+  config.train.ramp_ratio = 0.0  # the share of the run by which they are
   # Share of the loss that is learnt from init_from's predictions; 0: none.
   config.train.distill_weight = 0.0
   # That softens both distributions. As DistilBERT's distillation/train.py.
@@ -152,8 +151,8 @@ def finetune_defaults() -> ConfigDict:
       'job': 'finetune',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
       'seeds': (),  # several runs, one a seed; mean and spread are printed
-      # What to start from or evaluate: a workdir, a checkpoint, or a folder of
-      # Hugging Face's BERT.
+      # What to start from or evaluate: a workdir, a checkpoint, a folder of
+      # Hugging Face's BERT, or a checkpoint of google-research/bert.
       'init_from': '',
       'from_mnli': False,  # task=all: RTE, MRPC, STS-B go on from MNLI's model
       'tensorboard': True,  # event files beside metrics.jsonl

@@ -14,8 +14,8 @@ from shared_bert import config as config_lib
 from shared_bert import pretrain as pretrain_lib
 from shared_bert import run_plan, task_data
 from shared_bert.errors import UserError
-from shared_bert.interop import classes, huggingface
-from shared_bert.interop.opening import open_model
+from shared_bert.interop import classes
+from shared_bert.interop.opening import is_foreign, open_model
 from shared_bert.interop.saved import SavedModel
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import parameters
@@ -42,7 +42,7 @@ _CONFIGS = {
   'classification': 'configs/cola.py',
 }
 # What a folder does not say of its `model` keys.
-_KEYS_OF_OTHERS = {'size': "Hugging Face's BERT", 'dtype': 'auto'}
+_KEYS_OF_OTHERS = {'size': 'a BERT of others', 'dtype': 'auto'}
 
 
 @workdir_lib.alone_in_workdir
@@ -53,8 +53,8 @@ def evaluate(
 
   The model is that of the checkpoint or the folder, and the rows of a task are
   as long as in a checkpoint's training: the `model` keys of the config and
-  `data.seq_len` do not count. Of a folder of Hugging Face's BERT, which does
-  not say how long its rows were, `data.seq_len` does.
+  `data.seq_len` do not count. Of a BERT of others, which does not say how long
+  its rows were, `data.seq_len` does.
 
   Args:
     config: of `pretrain_defaults` or `finetune_defaults` with `job='eval'`,
@@ -70,7 +70,7 @@ def evaluate(
       things that the user can mend.
   """
   started = time.monotonic()
-  is_ours = not huggingface.is_folder(config.init_from)
+  is_ours = not is_foreign(config.init_from)
   workdir_lib.claim(workdir, config_lib.recorded(config, brings_length=is_ours))
   is_of_words = 'mask_ratio' in config.data
   saved = open_model(config.init_from).cut_to_vocabulary()

@@ -22,7 +22,7 @@ _MAY_IMPORT = {
   'model': {'errors'},
   'data': {'errors', 'tensorflow_cpu'},
   'training': {'errors', 'model', 'tensorflow_cpu'},
-  'interop': {'errors', 'model', 'data', 'training'},
+  'interop': {'errors', 'model', 'data', 'training', 'tensorflow_cpu'},
 }
 
 

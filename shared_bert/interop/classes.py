@@ -28,7 +28,7 @@ def check_named(saved: SavedModel, wanted: str) -> None:
     raise UserError(
       f'init_from={saved.path} calls its classes {", ".join(names)}, which '
       'does not say what they mean: write their names, in the order of its '
-      f'outputs, as id2label into {saved.path / "config.json"}. {wanted}.'
+      f'outputs, as id2label into the configuration in {saved.path}. {wanted}.'
     )
 
 

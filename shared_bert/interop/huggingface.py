@@ -144,9 +144,36 @@ def read(path: str | pathlib.Path) -> SavedModel:
     UserError: it is another kind of model, something is missing or damaged.
   """
   path = pathlib.Path(path).absolute()
-  told = json.loads((path / _CONFIG).read_text('utf-8'))
-  config = _read_config(path, told)
+  told = read_json(path / _CONFIG)
+  config = config_of(path / _CONFIG, told)
   weights = names.canonical(_read_weights(path))
+  return assemble(
+    path, path / _WEIGHTS, config, weights, Tokenizer.load(path), told
+  )
+
+
+def assemble(
+  folder: pathlib.Path,
+  file: pathlib.Path,
+  config: BertConfig,
+  weights: dict[str, np.ndarray],
+  tokenizer: Tokenizer,
+  told: dict[str, Any],
+) -> SavedModel:
+  """The model of what was read, wherever it was.
+
+  Args:
+    folder: that it was read from.
+    file: that the weights were in, for errors.
+    config: with standard attention.
+    weights: by Hugging Face's names, as `names.canonical` gives them.
+    tokenizer: of its texts.
+    told: what may have `id2label` and `problem_type`, as their config.json.
+
+  Raises:
+    UserError: parameters are missing or of another shape than `config` has
+      them, or the vocabulary is larger.
+  """
   head = _head_of(weights)
   labels = told.get('id2label') or {}
   outputs = len(weights.get('classifier.bias', ()))
@@ -160,23 +187,22 @@ def read(path: str | pathlib.Path) -> SavedModel:
     found = names.from_huggingface(weights, wanted, config.num_layers)
   except KeyError as error:
     raise UserError(
-      f'{path / _WEIGHTS} lacks {error.args[0]}, which {_CLASSES[head]} of '
+      f'{file} lacks {error.args[0]}, which {_CLASSES[head]} of '
       f'{config.num_layers} layers has: fetch the model again.'
     ) from error
   for name, value in found.items():
     if value.shape != wanted[name].shape:
       raise UserError(
-        f'{path / _WEIGHTS} does not fit its config.json: {name} is '
+        f'{file} does not fit the configuration beside it: {name} is '
         f'{value.shape} there and should be {wanted[name].shape}.'
       )
-  tokenizer = Tokenizer.load(path)
   if tokenizer.vocab_size > config.vocab_size:
     raise UserError(
-      f'the vocabulary in {path} has {tokenizer.vocab_size} tokens, and the '
+      f'the vocabulary in {folder} has {tokenizer.vocab_size} tokens, and the '
       f'model knows {config.vocab_size}: bring back the one it was made with.'
     )
   return SavedModel(
-    path=path,
+    path=folder,
     config=config,
     head=head,
     params=jax.tree.unflatten(
@@ -197,8 +223,16 @@ def _head_of(weights: dict[str, np.ndarray]) -> str:
   return head
 
 
-def _read_config(path: pathlib.Path, told: dict[str, Any]) -> BertConfig:
-  where = path / _CONFIG
+def config_of(where: pathlib.Path, told: dict[str, Any]) -> BertConfig:
+  """The sizes of a BERT, with standard attention.
+
+  Args:
+    where: it is told, for errors.
+    told: by the keys of their config.json.
+
+  Raises:
+    UserError: it is another kind of model, or a size is missing.
+  """
   for key, known in (
     ('model_type', ('bert',)),
     ('hidden_act', ('gelu', None)),
@@ -219,10 +253,25 @@ def _read_config(path: pathlib.Path, told: dict[str, Any]) -> BertConfig:
   return BertConfig(attention='standard', **sizes)
 
 
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a file that holds one JSON object.
+
+  Raises:
+    UserError: it holds something else.
+  """
+  try:
+    told = json.loads(path.read_text('utf-8'))
+  except ValueError as error:
+    raise UserError(f'{path} is not JSON ({error}): fetch it again.') from error
+  if not isinstance(told, dict):
+    raise UserError(f'{path} holds no JSON object: fetch it again.')
+  return told
+
+
 def _read_weights(path: pathlib.Path) -> dict[str, np.ndarray]:
   files = [path / _WEIGHTS]
   if not files[0].is_file() and (path / _INDEX).is_file():
-    index = json.loads((path / _INDEX).read_text('utf-8'))['weight_map']
+    index = read_json(path / _INDEX)['weight_map']
     # Plain names: an index cannot lead out of its folder.
     files = [path / pathlib.Path(name).name for name in {*index.values()}]
   weights: dict[str, np.ndarray] = {}

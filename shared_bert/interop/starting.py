@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from shared_bert.errors import UserError
-from shared_bert.interop import folding, huggingface
+from shared_bert.interop import folding
 from shared_bert.interop.fitting import ROLES, fit_shared
 from shared_bert.interop.moments import second_moments
+from shared_bert.interop.opening import open_foreign
 from shared_bert.interop.saved import SavedModel, maker_of, saved_in
 from shared_bert.model.config import BertConfig
 from shared_bert.model.parameters import abstract
@@ -29,7 +30,7 @@ _SIZES = (
   'intermediate_size',
   'max_positions',
 )
-# Rows that weight a fit: more of them changed no error by a hundredth.
+# Rows that weight a fit: of 128 tokens, some for each direction of D = 768.
 _SAMPLE = 256
 
 
@@ -79,7 +80,7 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
   """Opens what `init_from` names.
 
   Args:
-    path: a workdir or checkpoint of ours, or a folder of Hugging Face's BERT.
+    path: a workdir or checkpoint of ours, or a BERT of others (`open_foreign`).
     model: the config's `model` keys. What has another attention is taken into
       `standard` as what it computes, and fitted to `shared`, with the errors
       said.
@@ -91,9 +92,8 @@ def open_start(path: str, model: Mapping[str, Any]) -> Checkpoint:
     UserError: there is none, it is damaged, or has other sizes or an attention
       that it cannot be brought to.
   """
-  if huggingface.is_folder(path):
-    saved = huggingface.read(path)
-  else:
+  saved = open_foreign(path)
+  if saved is None:
     checkpoint = open_checkpoint(path)
     if _has_attention(checkpoint.metadata['config']['model'], model):
       return checkpoint
