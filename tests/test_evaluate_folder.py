@@ -198,7 +198,11 @@ REFUSED = {
     'classification',
     ('LABEL_0', 'LABEL_1'),
     'cola',
-    ('calls its classes LABEL_0, LABEL_1', 'as id2label into', 'the configuration in'),
+    (
+      'calls its classes LABEL_0, LABEL_1',
+      'as id2label into',
+      'the configuration in',
+    ),
     'cola has unacceptable, acceptable.',
   ),
   'other classes': (
