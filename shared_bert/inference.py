@@ -17,32 +17,35 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from shared_bert.data import spans
 from shared_bert.data.encoding import rows_of
 from shared_bert.errors import UserError
 from shared_bert.interop.saved import SavedModel
 from shared_bert.model.encoder import Encoder
 from shared_bert.model.parameters import applier
 
-# A text, or two that belong together.
+# A text, or two that belong together; a question comes before its context.
 Text = str | tuple[str, str]
-TASKS = ('fill-mask', 'classify', 'embed')
+TASKS = ('fill-mask', 'classify', 'answer', 'embed')
 POOLINGS = ('cls', 'mean')
 _TASKS_OF = {
   'masked_lm': ('fill-mask', 'embed'),
   'pretraining': ('fill-mask', 'embed'),
   'classification': ('classify', 'embed'),
-  'question_answering': ('embed',),
+  'question_answering': ('answer', 'embed'),
   'encoder': ('embed',),
 }
 _SHORTEST = 16
+_INPUTS = ('input_ids', 'token_type_ids', 'segment_ids')
 
 
 class Predictor:
   """A model that answers.
 
   Attributes:
-    task: `fill-mask`, `classify` (scores as well) or `embed`.
-    cut: how many texts of the calls so far were too long and lost their end.
+    task: `fill-mask`, `classify` (scores as well), `answer` or `embed`.
+    cut: how many texts of the calls so far were too long and lost their end;
+      of `answer` the questions, since contexts are read whole.
   """
 
   def __init__(
@@ -52,6 +55,7 @@ class Predictor:
     *,
     top_k: int = 5,
     pooling: str = 'cls',
+    no_answer: bool = False,
     batch_size: int = 32,
   ):
     """Puts the parameters onto the default device; compiles nothing yet.
@@ -60,10 +64,12 @@ class Predictor:
       saved: the model.
       task: one of `TASKS` that it was trained for, or `embed`, which every
         model does; None for the first.
-      top_k: words for a mask, or classes, most likely first.
+      top_k: words for a mask, classes or answers, most likely first.
       pooling: what an embedding is: the vector of `cls`, or the `mean` of the
         vectors of all tokens, as sentence-transformers has it.
-      batch_size: texts at once.
+      no_answer: whether that a context has no answer is one of the answers,
+        an empty one; for models that were trained so, as on SQuAD 2.0.
+      batch_size: rows at once: texts, or windows of contexts.
 
     Raises:
       UserError: for a task that the model was not trained for, or an option
@@ -83,6 +89,7 @@ class Predictor:
         raise UserError(f'{name}={value} should be at least 1.')
     self.cut = 0
     self._saved, self._top_k, self._batch_size = saved, top_k, batch_size
+    self._no_answer = no_answer
     folded = saved.folded()
     make, params = folded.make, folded.params
     if self.task == 'embed':
@@ -94,6 +101,8 @@ class Predictor:
       self._compute = jax.jit(functools.partial(_words, apply))
     elif self.task == 'classify':
       self._compute = jax.jit(apply)
+    elif self.task == 'answer':
+      self._compute = jax.jit(functools.partial(_span_logits, apply))
     else:
       self._compute = jax.jit(functools.partial(_pooled, apply, pooling))
 
@@ -105,46 +114,55 @@ class Predictor:
     """Answers for each text.
 
     Args:
-      texts: one, or a list of them; a pair is a tuple of two.
-      progress: called with how many are done, of how many.
+      texts: one, or a list of them; a pair is a tuple of two, as a question
+        and its context.
+      progress: called with how many rows are done, of how many.
 
     Returns:
       A dict for one text, else a list of them in the order of the texts:
       `fill-mask`: `masks`, for each `[MASK]` of the text a list of `token`
       and `probability`; `classify`: `label`, `probability` and, for the best
-      classes, `probabilities` by label, or `score` of a regression; `embed`:
-      `embedding`, float32 [D].
+      classes, `probabilities` by label, or `score` of a regression; `answer`:
+      `answer`, its `probability` among the likeliest, its characters
+      `context[start:end]`, and the best ones, of the same four, as `answers`;
+      `embed`: `embedding`, float32 [D].
 
     Raises:
-      UserError: for a text without a mask where one is to be filled, or
-        singles among pairs.
+      UserError: for a text without a mask where one is to be filled, singles
+        among pairs, or what is no question and context where one is to be
+        answered.
     """
     if not isinstance(texts, list):
       return self([texts], progress)[0]
-    rows = self._encode(list(texts))
-    lengths = rows['lengths']
+    if self.task == 'answer':
+      return self._find_answers(texts, progress)
+    return self._each_row(self._encode(texts), self._read, progress)
+
+  def _each_row(
+    self,
+    rows: dict[str, np.ndarray],
+    read: Callable[[np.ndarray], Any],
+    progress: Callable[[int, int], None] | None,
+  ) -> list[Any]:
+    """What `read` makes of the outputs of each row, in the order of the rows.
+
+    Outputs are read batch by batch: those of all rows may not fit into memory.
+    """
+    lengths, width = rows['lengths'], rows['input_ids'].shape[1]
     order = np.argsort(lengths, kind='stable')
-    answers: list[dict[str, Any]] = [{}] * len(lengths)
+    size = min(_at_least(len(order)), self._batch_size)
+    found: list[Any] = [None] * len(lengths)
     for start in range(0, len(order), self._batch_size):
       chosen = order[start : start + self._batch_size]
-      length = int(lengths[chosen].max())
+      length = min(_at_least(lengths[chosen].max(), _SHORTEST), width)
       outputs = self._run(
-        {k: v[chosen] for k, v in rows.items()},
-        1 if len(order) == 1 else self._batch_size,
-        self._bucket(length),
+        [rows[name][chosen, :length] for name in _INPUTS], size
       )
       for number, output in zip(chosen, outputs, strict=True):
-        answers[number] = self._answer(rows, number, output)
+        found[number] = read(output)
       if progress:
         progress(min(start + self._batch_size, len(order)), len(order))
-    return answers
-
-  def _bucket(self, length: int) -> int:
-    """The length that rows of this length are padded to."""
-    bucket = _SHORTEST
-    while bucket < length:
-      bucket *= 2
-    return min(bucket, self._saved.seq_len)
+    return found
 
   def _encode(self, texts: list[Text]) -> dict[str, np.ndarray]:
     """Rows as long as the model was trained on."""
@@ -176,25 +194,17 @@ class Predictor:
       )
     return rows
 
-  def _run(
-    self, rows: dict[str, np.ndarray], size: int, length: int
-  ) -> list[Any]:
-    """The outputs of a batch, one a row, filled up to [size, length]."""
-    count = len(rows['lengths'])
-    filled = {
-      name: np.concatenate([value, np.repeat(value[-1:], size - count, axis=0)])
-      for name, value in rows.items()
-    }
+  def _run(self, inputs: list[np.ndarray], size: int) -> list[np.ndarray]:
+    """The outputs of a batch, one a row, filled up to `size` rows."""
+    count = len(inputs[0])
     inputs = [
-      filled[name][:, :length]
-      for name in ('input_ids', 'token_type_ids', 'segment_ids')
+      np.concatenate([value, np.repeat(value[-1:], size - count, axis=0)])
+      for value in inputs
     ]
     if self.task != 'fill-mask':
       return list(np.asarray(self._compute(self._params, *inputs))[:count])
     is_mask = inputs[0] == self._saved.tokenizer.mask_id
-    most = 1
-    while most < is_mask.sum(axis=1).max():
-      most *= 2
+    most = _at_least(is_mask.sum(axis=1).max())
     # The places of the masks first, in their order.
     places = np.argsort(~is_mask, axis=1, kind='stable')[:, :most]
     words = np.asarray(
@@ -202,9 +212,8 @@ class Predictor:
     )
     return [words[row, : is_mask[row].sum()] for row in range(count)]
 
-  def _answer(
-    self, rows: dict[str, np.ndarray], number: int, output: np.ndarray
-  ) -> dict[str, Any]:
+  def _read(self, output: np.ndarray) -> dict[str, Any]:
+    """The answer that a row's output is."""
     if self.task == 'embed':
       return {'embedding': output}
     if self.task == 'fill-mask':
@@ -222,6 +231,55 @@ class Predictor:
       'probabilities': {b['token']: b['probability'] for b in best},
     }
 
+  def _find_answers(
+    self,
+    texts: list[Text],
+    progress: Callable[[int, int], None] | None,
+  ) -> list[dict[str, Any]]:
+    """Answers to questions: spans of all windows of their contexts."""
+    for number, text in enumerate(texts, 1):
+      if isinstance(text, str):
+        raise UserError(
+          f'text {number} is a single one: task=answer takes a question and, '
+          'behind a tab, the context to find its answer in; of a table '
+          '--text_columns=question,context.'
+        )
+    questions, contexts = [q for q, _ in texts], [c for _, c in texts]
+    width = min(self._saved.seq_len, spans.LONGEST_ROW)
+    windows = spans.encode_windows(
+      self._saved.tokenizer, questions, contexts, width
+    )
+    self.cut += windows.num_cut
+    logits = np.zeros((len(windows.question), 2, width), np.float32)
+    outputs = self._each_row(windows.rows, np.asarray, progress)
+    for row, output in enumerate(outputs):
+      logits[row, :, : output.shape[1]] = output
+    return [
+      self._answer(windows, number, logits[:, 0], logits[:, 1])
+      for number in range(len(texts))
+    ]
+
+  def _answer(
+    self, windows: spans.Windows, number: int, *logits: np.ndarray
+  ) -> dict[str, Any]:
+    """The best spans for a question; logits as `spans.best_spans` has them."""
+    n_best = max(spans.N_BEST, self._top_k)
+    found, null = spans.best_spans(windows, number, *logits, n_best=n_best)
+    if self._no_answer:
+      found = sorted([*found, null], key=lambda span: -span.logit)
+    answers = [
+      {
+        'answer': span.text,
+        'probability': float(probability),
+        'start': span.start,
+        'end': span.end,
+      }
+      for span, probability in zip(
+        found, spans.probabilities(found), strict=True
+      )
+    ][: self._top_k]
+    return {**answers[0], 'answers': answers}
+
   def _best(
     self, probabilities: np.ndarray, names: Sequence[str]
   ) -> list[dict[str, Any]]:
@@ -233,8 +291,20 @@ class Predictor:
     ]
 
 
+def _at_least(count: int, size: int = 1) -> int:
+  """`size`, doubled until it holds `count`: few shapes for many counts."""
+  while size < count:
+    size *= 2
+  return size
+
+
 def _make_encoder(config: Any, rngs: nnx.Rngs) -> nnx.Module:
   return Encoder(config, rngs=rngs)
+
+
+def _span_logits(apply: Callable[..., Any], *inputs: Any) -> jax.Array:
+  """Logits of starts and of ends, float32 [B, 2, S]."""
+  return jnp.stack(apply(*inputs), axis=1)
 
 
 def _words(

@@ -1,12 +1,14 @@
-r"""Uses a trained model: words for a gap, classes, scores, embeddings.
+r"""Uses a trained model: words for a gap, classes, answers, embeddings.
 
   python -m shared_bert.predict --checkpoint=runs/cola 'The book was read.'
   python -m shared_bert.predict --checkpoint=runs/pretrain 'the [MASK] runs'
   python -m shared_bert.predict --checkpoint=runs/mnli --file=pairs.tsv \
     --text_columns=premise,hypothesis --output=answers.jsonl
+  python -m shared_bert.predict --checkpoint=bert-squad \
+    $'Who wrote it?\tThe book was written by Mary Shelley.'
 
 Texts are those behind the flags, or the lines of --file, or of standard input;
-a tab parts the two of a pair.
+a tab parts the two of a pair, a question before the text it is about.
 """
 
 import json
@@ -28,7 +30,7 @@ flags.declare_key_flag(OUTPUT)
 _TASK = flags.DEFINE_enum(
   'task',
   None,
-  ['fill-mask', 'classify', 'embed'],
+  ['fill-mask', 'classify', 'answer', 'embed'],
   'What to do; by itself what the model was trained for.',
 )
 _FILE = flags.DEFINE_string(
@@ -38,9 +40,12 @@ _TEXT_COLUMNS = flags.DEFINE_list(
   'text_columns', ['text'], 'Of a file with columns: one, or two of a pair.'
 )
 _JSON = flags.DEFINE_bool('json', False, 'Write JSON lines.')
-_TOP_K = flags.DEFINE_integer('top_k', 5, 'Words for a gap, or classes.')
+_TOP_K = flags.DEFINE_integer('top_k', 5, 'Words for a gap, classes, answers.')
 _POOLING = flags.DEFINE_enum(
   'pooling', 'cls', ['cls', 'mean'], 'What an embedding is made of.'
+)
+_NO_ANSWER = flags.DEFINE_bool(
+  'no_answer', False, 'A question may have no answer in its text.'
 )
 _BATCH_SIZE = flags.DEFINE_integer('batch_size', 32, 'Texts at once.')
 
@@ -67,12 +72,14 @@ def _command(words: list[str]) -> None:
     _TASK.value,
     top_k=_TOP_K.value,
     pooling=_POOLING.value,
+    no_answer=_NO_ANSWER.value,
     batch_size=_BATCH_SIZE.value,
   )
   answers = predict(texts, _progress)
   if predict.cut:
+    cut = 'questions' if predict.task == 'answer' else 'texts'
     print(
-      f'{predict.cut} of {len(texts)} texts are longer than the model reads; '
+      f'{predict.cut} of {len(texts)} {cut} are longer than the model reads; '
       'their ends did not count.',
       file=sys.stderr,
     )
@@ -141,9 +148,7 @@ def _pair(text: str, place: str) -> str | tuple[str, str]:
 def _progress(done: int, total: int) -> None:
   if sys.stderr.isatty() and total > _BATCH_SIZE.value:
     end = '\n' if done == total else ''
-    print(
-      f'\r{done:,} of {total:,} texts', end=end, file=sys.stderr, flush=True
-    )
+    print(f'\r{done:,} of {total:,} rows', end=end, file=sys.stderr, flush=True)
 
 
 def _as_json(text: Any, answer: dict[str, Any]) -> str:
@@ -163,6 +168,9 @@ def _as_line(text: Any, answer: dict[str, Any]) -> str:
     found = ' '.join(f'{x:.6g}' for x in answer['embedding'])
   elif 'score' in answer:
     found = f'{answer["score"]:.4f}'
+  elif 'answers' in answer:
+    words = ' '.join(answer['answer'].split())
+    found = f'{words}\t{answer["probability"]:.4f}'
   else:
     found = f'{answer["label"]}\t{answer["probability"]:.4f}'
   shown = text if isinstance(text, str) else '\t'.join(text)

@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 import tokenizers
 
@@ -176,6 +177,36 @@ def test_tokenizer_travels_to_other_processes(small):
   copy = pickle.loads(pickle.dumps(small))
   assert copy.sha256 == small.sha256
   assert copy.encode_batch(['the']) == small.encode_batch(['the'])
+
+
+@pytest.mark.parametrize('lowercase', [True, False])
+def test_offsets_are_those_of_the_text_as_it_was_given(lowercase):
+  words = 'the cafe zoe 中 国 . ##x'.split()
+  jamo = ['\u1112', '##\u1161', '##\u11ab']
+  letters = [c for x in 'abcdefghijklmnopqrstuvwxyz' for c in (x, f'##{x}')]
+  vocab = list(dict.fromkeys([*SPECIALS, *words, *jamo, *letters]))
+  tokenizer = tokenizer_lib.Tokenizer.from_vocab(vocab, lowercase)
+  cases = {
+    'The Café.': ['The', 'Café', '.'],
+    # Letters and their accents apart.
+    'Cafe\u0301 Zoe\u0308 the': ['Cafe\u0301', 'Zoe\u0308', 'the'],
+    '中国the': ['中', '国', 'the'],
+    '👍🏽 the 👩\u200d👧\ufe0f\u00a0the': [
+      *('👍🏽', 'the', '👩\u200d👧\ufe0f', 'the')
+    ],
+    # What cannot be seen counts within a word only.
+    'th\x00\u00ade\r\n\tthe\u200b': ['th\x00\u00ade', 'the'],
+    ' \n': [],
+    '': [],
+  }
+  if lowercase:
+    cases['한 the'] = ['한', '한', '한', 'the']
+    cases['\u0301the e\u0301x'] = ['the', 'e\u0301', 'x']
+  encoded = tokenizer.encode_with_offsets(list(cases))
+  assert [ids for ids, _ in encoded] == tokenizer.encode_batch(list(cases))
+  for (text, parts), (_, offsets) in zip(cases.items(), encoded, strict=True):
+    assert offsets.dtype == np.int32 and offsets.shape[1:] == (2,)
+    assert [text[a:b] for a, b in offsets] == parts
 
 
 def test_bert_base_vocabulary_gives_the_published_ids(shared_data):

@@ -13,7 +13,8 @@ import hashlib
 import itertools
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tokenizers
@@ -26,6 +27,7 @@ from tokenizers import (
   trainers,
 )
 
+from shared_bert.data import vocabulary_files
 from shared_bert.errors import UserError
 
 SPECIAL_TOKENS = ('[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]')
@@ -141,16 +143,16 @@ class Tokenizer:
           f'The folder {folder} holds no vocabulary: neither vocab.txt nor '
           'tokenizer.json is there; name a folder or file that has one.'
         )
-      config = _read_config(folder / 'tokenizer_config.json')
+      config = vocabulary_files.read_config(folder / 'tokenizer_config.json')
     if not path.is_file():
       raise UserError(
         f'There is no vocabulary {path}; name a vocab.txt, a tokenizer.json '
         'or a folder that holds one.'
       )
     if path.suffix == '.json':
-      vocab, stored_lowercase = _read_tokenizer_json(path)
+      vocab, stored_lowercase = vocabulary_files.read_tokenizer_json(path)
     else:
-      vocab, stored_lowercase = _read_vocab_txt(path), True
+      vocab, stored_lowercase = vocabulary_files.read_vocab_txt(path), True
     stored_lowercase = bool(config.get('do_lower_case', stored_lowercase))
     recorded = config.get('sha256')
     if recorded and recorded != _digest(vocab, stored_lowercase):
@@ -211,15 +213,39 @@ class Tokenizer:
       The ids of every text, in the order given; an empty list for a text of
       white space.
     """
-    encoded: list[list[int]] = []
+    # The fast form leaves out character offsets.
+    encodings = self._encodings(self._engine.encode_batch_fast, texts)
+    return [encoding.ids for encoding in encodings]
+
+  def encode_with_offsets(
+    self, texts: Sequence[str]
+  ) -> list[tuple[list[int], np.ndarray]]:
+    """Encodes as `encode_batch`, and says where in its text each token stands.
+
+    Args:
+      texts: any number of strings.
+
+    Returns:
+      For every text its T ids, and int32 [T, 2]: the characters
+      `text[start:end]` of each token in the text as it was given. Accents and
+      other marks that follow a token's letters are part of it, also where
+      normalisation strips them. Tokens may share a character (a Korean
+      syllable is two or three).
+    """
+    encodings = self._encodings(self._engine.encode_batch, texts)
+    return [
+      (encoding.ids, _with_marks(text, encoding.offsets))
+      for text, encoding in zip(texts, encodings, strict=True)
+    ]
+
+  def _encodings(
+    self,
+    encode: Callable[..., list[tokenizers.Encoding]],
+    texts: Sequence[str],
+  ) -> Iterator[tokenizers.Encoding]:
     for start in range(0, len(texts), _ENCODE_BLOCK):
       block = list(texts[start : start + _ENCODE_BLOCK])
-      # The fast form leaves out character offsets, which nobody here reads.
-      encodings = self._engine.encode_batch_fast(
-        block, add_special_tokens=False
-      )
-      encoded.extend(encoding.ids for encoding in encodings)
-    return encoded
+      yield from encode(block, add_special_tokens=False)
 
   def encode_masked(self, text: str) -> list[int]:
     """Encodes a text in which every literal `[MASK]` is the mask token.
@@ -312,77 +338,26 @@ def _engine(model: models.WordPiece, lowercase: bool) -> tokenizers.Tokenizer:
   return engine
 
 
+def _with_marks(text: str, offsets: list[tuple[int, int]]) -> np.ndarray:
+  """Offsets int32 [T, 2] whose ends are moved past the marks that follow.
+
+  The library ends a token before the marks that it strips: `e` and a combining
+  acute accent would be `e` alone. Which marks those are: category Mn, as in
+  google-research/bert `tokenization.py`, `_run_strip_accents`.
+  """
+  moved = np.array(offsets, np.int32).reshape(-1, 2)
+  if text.isascii():
+    return moved
+  size = len(text)
+  is_mark = [unicodedata.category(letter) == 'Mn' for letter in text]
+  # The first place at or after each one that has no mark.
+  plain = np.where([*is_mark, False], size, np.arange(size + 1))
+  plain = np.minimum.accumulate(plain[::-1])[::-1]
+  moved[:, 1] = plain[moved[:, 1]]
+  return moved
+
+
 def _digest(vocab: Sequence[str], lowercase: bool) -> str:
   """Hex sha256 over the tokens, in order, and the lowercase flag."""
   text = json.dumps([bool(lowercase), list(vocab)], ensure_ascii=True)
   return hashlib.sha256(text.encode('ascii')).hexdigest()
-
-
-def _read_config(path: pathlib.Path) -> dict:
-  """A tokenizer_config.json, or nothing where there is none."""
-  if not path.is_file():
-    return {}
-  config = _read_json(path)
-  return config if isinstance(config, dict) else {}
-
-
-def _read_json(path: pathlib.Path):
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except (UnicodeDecodeError, json.JSONDecodeError) as error:
-    raise UserError(
-      f'{path} is not readable as JSON ({error}); restore the file.'
-    ) from error
-
-
-def _read_vocab_txt(path: pathlib.Path) -> list[str]:
-  """One token a line; the order is the ids."""
-  try:
-    # Not splitlines(): it also cuts at separators that may be tokens.
-    lines = path.read_text(encoding='utf-8').split('\n')
-  except UnicodeDecodeError as error:
-    raise UserError(
-      f'The vocabulary {path} is not UTF-8 text ({error}); BERT vocabularies '
-      'have one token a line in UTF-8.'
-    ) from error
-  return lines[:-1] if lines[-1] == '' else lines
-
-
-def _read_tokenizer_json(path: pathlib.Path) -> tuple[list[str], bool]:
-  """Vocabulary and lowercase flag of a Hugging Face tokenizer.json."""
-  spec = _read_json(path)
-  model = spec.get('model') if isinstance(spec, dict) else None
-  model = model if isinstance(model, dict) else {}
-  ids = model.get('vocab')
-  # Old files leave the type out, and only WordPiece has a prefix.
-  is_wordpiece = (
-    model.get('type', 'WordPiece') == 'WordPiece'
-    and model.get('continuing_subword_prefix') == '##'
-  )
-  normalizer = spec.get('normalizer') or {} if is_wordpiece else {}
-  if not isinstance(ids, dict) or normalizer.get('type') != 'BertNormalizer':
-    raise UserError(
-      f'{path} is not a BERT tokenizer: only WordPiece with ## and the '
-      "normaliser BertNormalizer is understood; use the model's vocab.txt."
-    )
-  lowercase = bool(normalizer.get('lowercase', True))
-  as_bert = (
-    normalizer.get('clean_text', True)
-    and normalizer.get('handle_chinese_chars', True)
-    and normalizer.get('strip_accents') in (None, lowercase)
-  )
-  if not as_bert:
-    raise UserError(
-      f'{path} changes the rules of BERT (clean_text, handle_chinese_chars or '
-      'strip_accents); such text would be encoded wrongly here.'
-    )
-  ids = dict(ids)
-  for token in spec.get('added_tokens') or ():
-    ids[token['content']] = token['id']
-  vocab = sorted(ids, key=ids.__getitem__)
-  if [ids[token] for token in vocab] != list(range(len(vocab))):
-    raise UserError(
-      f'The ids in {path} do not run from 0 to {len(vocab) - 1} without gaps; '
-      "use the model's vocab.txt."
-    )
-  return vocab, lowercase
