@@ -6,6 +6,7 @@ r"""Writes a trained model for other tools.
 transformers and sentence-transformers load without code of ours. A shared layer
 is exactly a standard one, so its numbers are the same. --format=stablehlo is
 one program for CPU, CUDA and TPU, with its parameters beside it: JAX runs it.
+--format=onnx is one for ONNX Runtime and others (the extra `onnx`).
 """
 
 import os
@@ -24,7 +25,10 @@ from shared_bert.output_flag import OUTPUT
 flags.declare_key_flag(CHECKPOINT)
 flags.declare_key_flag(OUTPUT)
 _FORMAT = flags.DEFINE_enum(
-  'format', 'hf', ['hf', 'stablehlo'], "Hugging Face's BERT, or a program."
+  'format',
+  'hf',
+  ['hf', 'stablehlo', 'onnx'],
+  "Hugging Face's BERT, or a program.",
 )
 
 
@@ -41,12 +45,12 @@ def _command() -> None:
       f'--output={output} is there already: name another folder, or remove it.'
     )
   # Imported late, for --help's sake.
-  from shared_bert.interop import huggingface, stablehlo
+  from shared_bert.interop import huggingface, onnx, stablehlo
   from shared_bert.interop.opening import open_model
   from shared_bert.model import parameters
   from shared_bert.training.logging import say
 
-  writers = {'hf': huggingface, 'stablehlo': stablehlo}
+  writers = {'hf': huggingface, 'stablehlo': stablehlo, 'onnx': onnx}
   saved = open_model(command_line.expand_home(checkpoint))
   # Whole or not there at all.
   partial = output.with_name(f'.{output.name}.{os.getpid()}.partial')
