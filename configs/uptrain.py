@@ -11,7 +11,13 @@ the corpus, and goes on training on masked words.
 
 After the colon may stand `size`, `attention`, `steps`, `distill` (the share of
 the loss that is learnt from the predictions of the model as it was; 0: none)
-and `rank` (of a matrix that each role adds to its shared one; 0: none).
+and `rank` (of a matrix that each role adds to its shared one; 0: none). Where
+the model was trained on this corpus before, set another `seed` than it had.
+
+Measured on a model of 6 layers of 384, 300 steps of 16 rows of 64 tokens, 17 to
+27 minutes on a CPU core, one seed (docs/results.md): held-out loss 4.97 of a
+standard model trained on, 5.05 of rank=64, 5.87 of distill=0.7, 6.23 of shared
+attention alone, still falling.
 """
 
 from shared_bert import config as config_lib
