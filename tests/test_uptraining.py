@@ -86,8 +86,15 @@ def uptrain_config(text, bert, steps=4, **train):
   return config
 
 
-def test_a_fit_is_weighted_by_rows_from_all_over_the_text(bert):
-  start = open_start(str(bert), MODEL)
+def test_a_fit_is_weighted_by_rows_from_all_over_the_text(tmp_path):
+  # Three random matrices, of which every fit is another compromise.
+  saved = saved_model('encoder', attention='standard')
+  huggingface.write(saved, tmp_path)
+  sizes = ('num_layers', 'hidden_size', 'num_heads', 'intermediate_size')
+  model = MODEL | {
+    key: getattr(saved.config, key) for key in (*sizes, 'max_positions')
+  }
+  start = open_start(str(tmp_path), model)
   rng = np.random.default_rng(0)
   text = rng.integers(5, 40, (1000, 12)).astype(np.int32)
 
@@ -110,9 +117,9 @@ def test_a_fit_is_weighted_by_rows_from_all_over_the_text(bert):
   ):
     np.testing.assert_array_equal(ours, theirs, err_msg=name)
     if '/projection/' in name:
-      assert np.abs(theirs - other).max() > 1e-6, name
+      assert np.abs(theirs - other).max() > 1e-3, name
   # What is taken over exactly needs no text.
-  exact = open_start(str(bert), MODEL | {'attention': 'standard'})
+  exact = open_start(str(tmp_path), model | {'attention': 'standard'})
   assert weighted_by(exact, len(text), rows) is exact
 
 
