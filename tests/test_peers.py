@@ -38,6 +38,7 @@ def compare(contest, tmp_path, monkeypatch):
   torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_peers_are_timed_on_equal_work(compare, capsys):
   output = compare()
   told = json.loads(output.read_text())
