@@ -175,7 +175,8 @@ def finetune_defaults() -> ConfigDict:
         'vocab': '',  # without init_from: vocab.txt or tokenizer.json
         'vocab_size': 30522,  # without both: one is made of the train texts
         'seq_len': 128,  # longer texts are cut, pairs longest first
-        'length_buckets': (32, 64, 96, 128),  # lengths batches are cut to
+        'packing': False,  # examples of a batch share rows
+        'length_buckets': (32, 64, 96, 128),  # lengths that rows may have
         'eval_batch_size': 128,  # rows, over all devices
         'predict_test': True,  # write the leaderboard's files
       },
@@ -246,12 +247,9 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
         f'{", ".join(f"{k}=…" for k in defaults)}, with commas between.'
       )
     default = defaults[key]
+    read = str if isinstance(default, str) else ast.literal_eval
     try:
-      values[key] = (
-        text
-        if isinstance(default, str)
-        else type(default)(ast.literal_eval(text))
-      )
+      values[key] = type(default)(read(text))
     except (ValueError, SyntaxError) as error:
       raise UserError(
         f'--config=…:{item} should be a {type(default).__name__}.'

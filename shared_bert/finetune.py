@@ -1,6 +1,7 @@
 """Fine-tuning on a task, from a pre-trained checkpoint to its metrics."""
 
 import copy
+import functools
 import pathlib
 from typing import Any
 
@@ -11,6 +12,7 @@ from shared_bert import config as config_lib
 from shared_bert import recipes, run_plan, task_data, train_validation
 from shared_bert.data import batches as batches_lib
 from shared_bert.data import glue
+from shared_bert.data.packed_batches import PackedRows
 from shared_bert.interop.starting import open_start, weighted_by
 from shared_bert.model import flops, parameters
 from shared_bert.task_model import TaskModel
@@ -76,7 +78,13 @@ def finetune(
   )
   mesh = mesh_lib.mesh_for(config.mesh.fsdp, model, devices)
   task_model = TaskModel(model, data, config, mesh)
-  rows = batches_lib.Rows(
+  rows_of = batches_lib.Rows
+  if config.data.packing:
+    # Each device cuts its own rows into micro-batches.
+    rows_of = functools.partial(
+      PackedRows, multiple=mesh.size * train.accumulation
+    )
+  rows = rows_of(
     data.arrays['train'],
     train.batch_size,
     config.seed,

@@ -5,7 +5,7 @@ What fine-tuning and evaluating share, so that both report the same numbers.
 
 import functools
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jax.sharding import AbstractMesh, Mesh
 from ml_collections import ConfigDict
 
 from shared_bert.data import batches as batches_lib
-from shared_bert.data import glue
+from shared_bert.data import glue, packed_batches
 from shared_bert.data.glue import Task
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
@@ -70,6 +70,7 @@ class TaskModel:
       batch['token_type_ids'],
       batch['segment_ids'],
       key,
+      first_positions=batch.get('first_positions'),
     )
 
   def loss_sums(self, params: Any, batch: dict, key: Any) -> dict:
@@ -77,47 +78,64 @@ class TaskModel:
 
     Args:
       params: of the model.
-      batch: ids int32 [B, S], `labels` [B].
+      batch: of `Rows`, ids int32 [B, S] and `labels` [B]; or of `PackedRows`.
       key: of the dropout, or None.
 
     Returns:
       (sum, weight) by name of `metric_names`.
     """
     outputs, labels = self._forward(params, batch, key), batch['labels']
-    count = jnp.asarray(outputs.shape[0], jnp.float32)
+    weights = batch.get('weight', jnp.ones(labels.shape, jnp.float32))
+
+    def summed(values: jax.Array) -> tuple[jax.Array, jax.Array]:
+      return (values * weights).sum(), weights.sum()
+
     if self._data.task.is_regression:
-      return {'loss': (jnp.square(outputs[:, 0] - labels).sum(), count)}
+      return {'loss': summed(jnp.square(outputs[..., 0] - labels))}
     losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-    correct = (outputs.argmax(-1) == labels).astype(jnp.float32)
-    return {'loss': (losses.sum(), count), 'accuracy': (correct.sum(), count)}
+    correct = outputs.argmax(-1) == labels
+    return {'loss': summed(losses), 'accuracy': summed(correct)}
 
   @functools.cached_property
   def _outputs(self) -> Callable[[Any, dict], tuple[jax.Array, ...]]:
     return mesh_lib.on_mesh(
       self._mesh,
       lambda params, batch: (
-        self._forward(params, batch),
-        batch['row_id'],
-        batch['weight'],
+        self._forward(params, batch).reshape(-1, self._data.task.num_outputs),
+        batch['row_id'].reshape(-1),
+        batch['weight'].reshape(-1),
       ),
+    )
+
+  @functools.cached_property
+  def _packed_shape(self) -> packed_batches.Shape:
+    """One for all splits, so that they share a compilation."""
+    arrays = [a for a in self._data.arrays.values() if len(a['lengths'])]
+    return packed_batches.Shape.of(arrays, self._config.length_buckets)
+
+  def _eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
+    arrays, config = self._data.arrays[split], self._config
+    part_of = mesh_lib.part_of(self._mesh)
+    if config.packing and len(arrays['lengths']):
+      return packed_batches.packed_eval_batches(
+        arrays, config.eval_batch_size, self._packed_shape, part_of
+      )
+    return batches_lib.eval_batches(
+      arrays,
+      config.eval_batch_size,
+      buckets=config.length_buckets,
+      lengths=arrays['lengths'],
+      part_of=part_of,
     )
 
   def outputs_of(self, params: Any, split: str) -> np.ndarray:
     """The model's outputs on a split, float32 [N, C], C classes or 1."""
-    arrays = self._data.arrays[split]
     placed = (
       mesh_lib.place_batch(self._mesh, batch)
-      for batch in batches_lib.eval_batches(
-        arrays,
-        self._config.eval_batch_size,
-        buckets=self._config.length_buckets,
-        lengths=arrays['lengths'],
-        part_of=mesh_lib.part_of(self._mesh),
-      )
+      for batch in self._eval_batches(split)
     )
-    return evaluation_lib.predict(
-      self._outputs, params, placed, len(arrays['lengths'])
-    )
+    num_rows = len(self._data.arrays[split]['lengths'])
+    return evaluation_lib.predict(self._outputs, params, placed, num_rows)
 
   def evaluate(self, params: Any) -> Evaluation:
     """The metrics and confusions of every split to evaluate."""

@@ -244,16 +244,21 @@ class Encoder(nnx.Module):
 
 
 class Pooler(nnx.Module):
-  """tanh of a projection of the first token, [CLS]."""
+  """tanh of a projection of the first token of a text, [CLS]."""
 
   def __init__(self, config: BertConfig, *, rngs: nnx.Rngs):
     self.dense = dense(
       config, config.hidden_size, config.hidden_size, rngs=rngs
     )
 
-  def __call__(self, x: jax.Array) -> jax.Array:
-    """[B, S, D] to [B, D]."""
-    return jnp.tanh(self.dense(x[:, 0]))
+  def __call__(
+    self, x: jax.Array, first_positions: jax.Array | None = None
+  ) -> jax.Array:
+    """[B, S, D] to [B, D]; of packed rows, with int32 [B, M], to [B, M, D]."""
+    if first_positions is None:
+      return jnp.tanh(self.dense(x[:, 0]))
+    firsts = jnp.take_along_axis(x, first_positions[:, :, None], axis=1)
+    return jnp.tanh(self.dense(firsts))
 
 
 class BertModel(nnx.Module):

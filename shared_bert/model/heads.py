@@ -121,10 +121,25 @@ class BertForSequenceClassification(nnx.Module):
     token_type_ids: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
     key: jax.Array | None = None,
+    *,
+    first_positions: jax.Array | None = None,
   ) -> jax.Array:
-    """As `Encoder`; returns float32 [B, num_outputs]."""
+    """As `Encoder`, then outputs for each row, or each segment of packed rows.
+
+    Args:
+      input_ids: int32 [B, S].
+      token_type_ids: int32 [B, S] or None.
+      segment_ids: int32 [B, S] or None.
+      key: random key of the dropout, or None in evaluation.
+      first_positions: int32 [B, M], where the segments of packed rows begin.
+        None for one in each row, at its beginning.
+
+    Returns:
+      float32 [B, num_outputs], or of packed rows [B, M, num_outputs].
+    """
     x = self.encoder(input_ids, token_type_ids, segment_ids, _key_for(key, 0))
-    pooled = dropout(self.pooler(x), self.dropout_rate, _key_for(key, 1))
+    pooled = self.pooler(x, first_positions)
+    pooled = dropout(pooled, self.dropout_rate, _key_for(key, 1))
     return self.classifier(pooled).astype(jnp.float32)
 
 

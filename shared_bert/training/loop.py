@@ -286,9 +286,9 @@ def train(
     """Waits for the step under way: the loop is at most one step ahead."""
     nonlocal running
     if running is not None:
-      sums, rows, flops = running
+      sums, examples, flops = running
       jax.block_until_ready(sums)
-      meter.count(rows, flops)
+      meter.count(examples, flops)
       running = None
 
   phase: Phase | None = None
@@ -322,7 +322,7 @@ def train(
         jax.block_until_ready(sums)
         meter.start()
       else:
-        running = sums, rows, flops
+        running = sums, phase.batch_size, flops
       position.move(
         step, meter.seconds if course.steps else processes.agreed(meter.seconds)
       )

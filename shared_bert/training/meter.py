@@ -24,7 +24,7 @@ class Meter:
     self._before = seconds
     self._since: float | None = None
     self._peak = peak_flops
-    self._steps = self._rows = 0
+    self._steps = self._examples = 0
     self._flops = self._waited = 0.0
     self._window = seconds
     self._last: float | None = None
@@ -66,15 +66,15 @@ class Meter:
       # Not held while the next is awaited: it is memory on the device.
       del batch
 
-  def count(self, rows: int, flops: float) -> None:
+  def count(self, examples: int, flops: float) -> None:
     """Adds a step that is done and was timed.
 
     Args:
-      rows: it read.
+      examples: it read; there may be several in a row.
       flops: it took, by formula.
     """
     self._steps += 1
-    self._rows += rows
+    self._examples += examples
     self._flops += flops
 
   @property
@@ -101,14 +101,14 @@ class Meter:
     self._last = self._steps / passed
     rates = {
       'steps_per_second': self._last,
-      'examples_per_second': self._rows / passed,
+      'examples_per_second': self._examples / passed,
       'tokens_per_second': self._last * tokens_per_step,
       'teraflops_per_second': self._flops / passed / 1e12,
     }
     if self._peak:
       rates['utilisation'] = self._flops / passed / self._peak
     rates['stall'] = min(1.0, self._waited / passed)
-    self._steps = self._rows = 0
+    self._steps = self._examples = 0
     self._flops = self._waited = 0.0
     self._window = self.seconds
     return rates
