@@ -5,6 +5,7 @@ Hinton et al. 2015 (arXiv 1503.02531), section 2; on masked words as DistilBERT
 """
 
 import dataclasses
+import functools
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,7 @@ if TYPE_CHECKING:
 
 
 class Teacher:
-  """A model of masked words whose distributions are targets.
-
-  Attributes:
-    fingerprint: of its parameters.
-  """
+  """A model of masked words whose distributions are targets."""
 
   def __init__(
     self, saved: 'SavedModel', model: BertConfig, temperature: float
@@ -51,25 +48,23 @@ class Teacher:
         'train.distill_weight=0, or start from a model with that head.'
       )
     folded = saved.folded()
-    self.config = dataclasses.replace(folded.config, dtype=model.dtype)
-    self._make = dataclasses.replace(folded, config=self.config).make
+    config = dataclasses.replace(folded.config, dtype=model.dtype)
+    self._make = dataclasses.replace(folded, config=config).make
     self._apply = parameters.applier(self._make)
     self._params, self._temperature = folded.params, temperature
     self._vocab_size = model.vocab_size
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """Hex sha256 of its parameters."""
     digest = hashlib.sha256()
-    for name, leaf in parameters.named_leaves(folded.params):
+    for name, leaf in parameters.named_leaves(self._params):
       digest.update(name.encode() + np.ascontiguousarray(leaf).tobytes())
-    self.fingerprint = digest.hexdigest()
+    return digest.hexdigest()
 
   def placed(self, mesh: Mesh) -> Any:
     """Its parameters, float32, on the devices of a mesh."""
-    return jax.tree.map(
-      lambda leaf, place: jax.device_put(
-        np.asarray(leaf, place.dtype), place.sharding
-      ),
-      self._params,
-      self.shapes(mesh),
-    )
+    return mesh_lib.place(mesh, self._params)
 
   def shapes(self, mesh: Mesh | AbstractMesh | None = None) -> Any:
     """Its parameters as shapes and dtypes, of a mesh with their sharding."""

@@ -205,14 +205,11 @@ def test_packed_and_separate_rows_have_one_loss_and_gradient(attention):
   assert np.median(sizes) > 0.01  # not a comparison of zeros
 
 
-def test_accumulated_pairs_train_by_berts_sum_of_two_means():
-  # Micro-batches have different numbers of masked tokens and equal numbers of
-  # rows, so that a loss normalised by each alone would differ.
-  ids, labels = pair_rows(16)
-  model = masked_model(ids[:0], labels[:0])
-  mesh, sgd = mesh_lib.make_mesh(devices=jax.devices()[:1]), optax.sgd(1.0)
+def step_of_sgd(model, mesh, batch, accumulation, *, seed=0, frozen=()):
+  """Parameters before and after a step of rate 1, and the means it logged."""
+  sgd = optax.sgd(1.0)
   state = init_state(
-    lambda: random_params(model.make), sgd, model.metric_names, mesh
+    lambda: random_params(model.make, seed), sgd, model.metric_names, mesh
   )
   before = jax.device_get(state['params'])
   step = make_train_step(
@@ -222,9 +219,21 @@ def test_accumulated_pairs_train_by_berts_sum_of_two_means():
     seed=0,
     log_every=100,
     prepare=model.prepare,
+    frozen=frozen,
   )
-  state, window = step(state, batch_of(ids, labels), 1.0, 4)
+  state, window = step(state, batch, 1.0, accumulation)
   after, window = jax.device_get((state['params'], window))
+  means = {name: total / weight for name, (total, weight) in window.items()}
+  return before, after, means
+
+
+def test_accumulated_pairs_train_by_berts_sum_of_two_means():
+  # Micro-batches have different numbers of masked tokens and equal numbers of
+  # rows, so that a loss normalised by each alone would differ.
+  ids, labels = pair_rows(16)
+  model = masked_model(ids[:0], labels[:0])
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+  before, after, means = step_of_sgd(model, mesh, batch_of(ids, labels), 4)
 
   apply = applier(model.make)
 
@@ -247,7 +256,6 @@ def test_accumulated_pairs_train_by_berts_sum_of_two_means():
   loss, gradients = bert(before)
   assert_close(jax.tree.map(np.subtract, before, after), gradients)
   assert np.abs(gradients['next_sentence']['kernel']).max() > 0.01
-  means = {name: total / weight for name, (total, weight) in window.items()}
   np.testing.assert_allclose(means['loss'], loss, rtol=1e-6)
   np.testing.assert_allclose(
     means['masked_loss'] + means['next_sentence_loss'], loss, rtol=1e-6

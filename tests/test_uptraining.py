@@ -26,9 +26,13 @@ from shared_bert.planning.memory import Budget
 from shared_bert.planning.subject import subject_of
 from shared_bert.pretrain import pretrain
 from shared_bert.training import mesh as mesh_lib
-from shared_bert.training.step import init_state, make_train_step
 from tests.test_interop import saved_model
-from tests.test_masked_model import batch_of, packed_rows, pair_rows
+from tests.test_masked_model import (
+  batch_of,
+  packed_rows,
+  pair_rows,
+  step_of_sgd,
+)
 from tests.tiny_jobs import SMALL, pretrain_config
 from tests.tiny_model import (
   assert_close,
@@ -150,26 +154,15 @@ def taught_step(teacher, mesh, accumulation=1, weight=0.3, pairs=False):
   model = student(
     teacher, None if labels is None else labels[:0], weight=weight, mesh=mesh
   )
-  sgd = optax.sgd(1.0)
-  state = init_state(
-    lambda: random_params(model.make, seed=1), sgd, model.metric_names, mesh
-  )
-  before = jax.device_get(state['params'])
-  step = make_train_step(
-    model.loss_sums,
-    sgd,
+  batch = batch_of(ids) if labels is None else batch_of(ids, labels)
+  before, after, means = step_of_sgd(
+    model,
     mesh,
-    seed=0,
-    log_every=100,
-    prepare=model.prepare,
+    mesh_lib.place_batch(mesh, batch),
+    accumulation,
+    seed=1,
     frozen=(teacher.placed(mesh),),
   )
-  batch = batch_of(ids) if labels is None else batch_of(ids, labels)
-  state, window = step(
-    state, mesh_lib.place_batch(mesh, batch), 1.0, accumulation
-  )
-  after, window = jax.device_get((state['params'], window))
-  means = {name: total / weight for name, (total, weight) in window.items()}
   return model, batch, before, after, means
 
 
