@@ -48,6 +48,9 @@ _SIZES = {
   'initializer_range': 'initializer_range',
   'layer_norm_eps': 'layer_norm_epsilon',
 }
+# Rows of a word table that no token has: tables are padded to multiples, of
+# 1,024 at most.
+_MOST_PADDING = 1_024
 # Of BERT-base, where an old config.json is silent.
 _DEFAULTS = {
   'type_vocab_size': 2,
@@ -172,7 +175,8 @@ def assemble(
 
   Raises:
     UserError: parameters are missing or of another shape than `config` has
-      them, or the vocabulary is larger.
+      them, or the vocabulary is another one, by its
+      size.
   """
   head = _head_of(weights)
   labels = told.get('id2label') or {}
@@ -196,10 +200,11 @@ def assemble(
         f'{file} does not fit the configuration beside it: {name} is '
         f'{value.shape} there and should be {wanted[name].shape}.'
       )
-  if tokenizer.vocab_size > config.vocab_size:
+  if not 0 <= config.vocab_size - tokenizer.vocab_size < _MOST_PADDING:
     raise UserError(
-      f'the vocabulary in {folder} has {tokenizer.vocab_size} tokens, and the '
-      f'model knows {config.vocab_size}: bring back the one it was made with.'
+      f'the vocabulary in {folder} has {tokenizer.vocab_size:,} tokens, and '
+      f'the model knows {config.vocab_size:,}: bring back the one it was made '
+      'with.'
     )
   return SavedModel(
     path=folder,

@@ -63,6 +63,11 @@ class SavedModel:
     return self.head == 'classification'
 
   @property
+  def predicts_words(self) -> bool:
+    """Whether it has a head for masked words."""
+    return self.head in ('masked_lm', 'pretraining')
+
+  @property
   def run(self) -> dict[str, Any] | None:
     """The config of the run that made it; None of a model of others."""
     return self.facts.get('run')
