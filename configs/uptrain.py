@@ -21,7 +21,7 @@ standard model trained on, 5.05 of rank=64, 5.87 of distill=0.7, 6.23 of shared
 attention alone, still falling.
 """
 
-from ml_collections.config_dict import required_placeholder
+from ml_collections.config_dict import placeholder
 
 from shared_bert import config as config_lib
 
@@ -32,7 +32,7 @@ def get_config(arg=None):
     arg, size='base', attention='shared', steps=50_000, distill=0.0, rank=0
   )
   config = config_lib.pretrain_defaults()
-  config.init_from = required_placeholder(str)
+  config.init_from = placeholder(str)  # to be named
   config.model.size = args.size
   config.model.attention = args.attention
   config.model.residual_rank = args.rank

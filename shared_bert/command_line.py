@@ -23,10 +23,10 @@ from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
-from ml_collections.config_dict import RequiredValueError
 
 from shared_bert.errors import Preempted, UserError, printable
 from shared_bert.training import stopping
+from shared_bert.training.workdir import flatten
 
 _VERBOSE = flags.DEFINE_bool(
   'verbose', False, 'Show the traceback of every error.'
@@ -171,29 +171,7 @@ def config_of(flag: flags.FlagHolder) -> tuple[ConfigDict, str]:
   named = config_flags.get_config_filename(flags.FLAGS[flag.name])
   if not isinstance(flag.value, ConfigDict):
     _load_config(named)  # says why
-  path = named.partition(':')[0]
-  if missing := [key for key, known in _keys_of(flag.value) if not known]:
-    raise UserError(
-      f'{path} leaves {missing[0]} to you: add --config.{missing[0]}=…; what '
-      'that is stands at the top of the file.'
-    )
-  return flag.value, path
-
-
-def _keys_of(
-  config: ConfigDict, prefix: str = ''
-) -> Iterator[tuple[str, bool]]:
-  """Dotted names, and whether there is a value: a config may require one."""
-  for key in config:
-    try:
-      value = config[key]
-    except RequiredValueError:
-      yield prefix + key, False
-      continue
-    if isinstance(value, ConfigDict):
-      yield from _keys_of(value, f'{prefix}{key}.')
-    else:
-      yield prefix + key, True
+  return flag.value, named.partition(':')[0]
 
 
 def expand_home(paths: str) -> str:
@@ -287,7 +265,7 @@ def _explain_config(argv: Sequence[str]) -> None:
       f'--config is given {len(named)} times ({", ".join(named)}): name one.'
     )
   config = _load_config(named[-1])
-  keys = [key for key, _ in _keys_of(config)]
+  keys = list(flatten(config.to_dict()))
   for argument in arguments:
     found = re.match(r'--?(?:no)?config\.([^=]+)', argument)
     if not found or found[1] in keys:

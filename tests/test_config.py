@@ -4,7 +4,6 @@ import importlib.util
 import pathlib
 
 import pytest
-from ml_collections.config_dict import RequiredValueError
 
 from shared_bert import config as config_lib
 from shared_bert import recipes, validation
@@ -30,9 +29,7 @@ def complete(config):
     config.data.corpus = 'corpus'
   if config.job == 'finetune' and config.data.source == 'files':
     config.data.train_file, config.data.dev_file = 'train.csv', 'dev.csv'
-  try:
-    config.get('init_from')
-  except RequiredValueError:
+  if config.get('init_from') is None and config.job == 'pretrain':
     config.init_from = 'bert'
   return config
 
