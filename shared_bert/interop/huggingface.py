@@ -8,6 +8,7 @@
 What is written is standard BERT: no code of ours is needed to use it.
 """
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -19,7 +20,7 @@ import safetensors.numpy
 
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
-from shared_bert.interop import folding, model_card, names
+from shared_bert.interop import folding, model_card, names, pooling
 from shared_bert.interop.saved import SIGNS, SavedModel, head_of, maker_of
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
@@ -138,7 +139,7 @@ def read(path: str | pathlib.Path) -> SavedModel:
 
   Args:
     path: with `config.json`, `model.safetensors` (or its parts and their
-      index) and a vocabulary.
+      index) and a vocabulary; and perhaps sentence-transformers' files.
 
   Returns:
     The model, with standard attention.
@@ -150,9 +151,13 @@ def read(path: str | pathlib.Path) -> SavedModel:
   told = read_json(path / _CONFIG)
   config = config_of(path / _CONFIG, told)
   weights = names.canonical(_read_weights(path))
-  return assemble(
-    path, path / _WEIGHTS, config, weights, Tokenizer.load(path), told
-  )
+  tokenizer = Tokenizer.load(path)
+  saved = assemble(path, path / _WEIGHTS, config, weights, tokenizer, told)
+  embeds = pooling.read(path, tokenizer.lowercase)
+  if embeds is None:
+    return saved
+  rows = pooling.longest_row(path, saved.seq_len)
+  return dataclasses.replace(saved, pooling=embeds, seq_len=rows)
 
 
 def assemble(
