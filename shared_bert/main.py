@@ -13,7 +13,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from shared_bert import command_line, config_flag, validation
+from shared_bert import (
+  command_line,
+  compilation_cache,
+  config_flag,
+  validation,
+)
 from shared_bert.errors import Preempted
 
 flags.declare_key_flag(config_flag.CONFIG)
@@ -98,6 +103,7 @@ def _command() -> None:
   )
   try:
     validation.validate(config)
+    compilation_cache.keep_programs()
     with processes.losses():
       _run_job(config, workdir)
   except (Preempted, KeyboardInterrupt) as error:

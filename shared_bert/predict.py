@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import flags
 
-from shared_bert import command_line
+from shared_bert import command_line, compilation_cache
 from shared_bert.checkpoint_flag import CHECKPOINT
 from shared_bert.errors import UserError, printable
 from shared_bert.output_flag import OUTPUT
@@ -67,6 +67,7 @@ def _command(words: list[str]) -> None:
   # Imported late, for --help's sake.
   import shared_bert
 
+  compilation_cache.keep_programs()
   predict = shared_bert.load(
     command_line.expand_home(CHECKPOINT.value),
     _TASK.value,
