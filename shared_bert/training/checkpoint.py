@@ -25,7 +25,13 @@ from typing import Any
 
 import shared_bert
 from shared_bert.errors import UserError
-from shared_bert.training import manifest, processes, state_io, step_folders
+from shared_bert.training import (
+  manifest,
+  processes,
+  state_io,
+  step_folders,
+  workdir,
+)
 from shared_bert.training.step_folders import METADATA, STATE, Checkpoint
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
@@ -297,13 +303,7 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
   Raises:
     UserError: There is none, or the one named is damaged.
   """
-  path = pathlib.Path(path).absolute()
-  if not path.is_dir():
-    what = 'a file' if path.is_file() else 'not there'
-    raise UserError(
-      f'the checkpoint {path} is {what}: name a workdir, its checkpoints '
-      'folder or the folder of one step.'
-    )
+  path = workdir.checkpoint_folder(path)
   if (path / manifest.NAME).exists() or (path / STATE).exists():
     return step_folders.open_named(path)
   directory = path / 'checkpoints'

@@ -199,6 +199,28 @@ def _has_begun(workdir: pathlib.Path) -> bool:
   )
 
 
+def checkpoint_folder(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Where a checkpoint is to be looked for.
+
+  Args:
+    path: of a workdir, its checkpoints folder or the folder of one step.
+
+  Returns:
+    The same, absolute.
+
+  Raises:
+    UserError: if it is no folder.
+  """
+  folder = pathlib.Path(path).absolute()
+  if not folder.is_dir():
+    what = 'a file' if folder.is_file() else 'not there'
+    raise UserError(
+      f'the checkpoint {folder} is {what}: name a workdir, its checkpoints '
+      'folder or the folder of one step.'
+    )
+  return folder
+
+
 def claim_for_several(workdir: pathlib.Path) -> None:
   """Refuses the folder of a single run, whose results would be written over.
 
