@@ -22,8 +22,8 @@ from shared_bert.training import processes
 # Unless the environment has others.
 _SETTINGS = {
   # Bytes of all programs, the least recently used go first. A step of
-  # BERT-base takes a third of a megabyte on a CPU; reading all of them, to
-  # see that none has changed, a tenth of a second.
+  # BERT-base takes a third of a megabyte on a CPU; to read all of them and see
+  # that none has changed takes a quarter of a second.
   'jax_compilation_cache_max_size': 2**28,
   # Evaluations and initialisation too; what takes less is not worth a file.
   'jax_persistent_cache_min_compile_time_secs': 0.1,
