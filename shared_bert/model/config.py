@@ -7,12 +7,12 @@ F feed-forward width, V vocabulary, P masked positions predicted, L layers.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Any
 
 from shared_bert.errors import UserError
+
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
 
 # (L, D, H, F) as published with google-research/bert (README.md, "Smaller BERT
 # Models", and the two of the paper, Devlin et al. 2019, section 3).
@@ -32,7 +32,7 @@ ATTENTIONS = (
   'tied',
   'tied_kv',
 )
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+DTYPES = ('float32', 'bfloat16')
 
 
 def dtype_on(platform: str) -> str:
@@ -116,7 +116,7 @@ class BertConfig:
       ('attention', ATTENTIONS),
       ('diagonal_init', ('ones', 'normal', 'signs')),
       ('pairwise_init', ('normal', 'identity')),
-      ('dtype', tuple(DTYPES)),
+      ('dtype', DTYPES),
       ('remat', ('none', 'full', 'dots')),
     ):
       value = getattr(self, name)
@@ -208,9 +208,12 @@ class BertConfig:
     return self.hidden_size // self.num_heads
 
   @property
-  def compute_dtype(self) -> jax.typing.DTypeLike:
+  def compute_dtype(self) -> 'DTypeLike':
     """The JAX dtype of the arithmetic."""
-    return DTYPES[self.dtype]
+    # Imported late: whether a config can work is known without JAX.
+    import jax.numpy as jnp
+
+    return {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}[self.dtype]
 
   @classmethod
   def of_size(cls, size: str, **overrides: Any) -> 'BertConfig':
