@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 import shared_bert
 from shared_bert import config as config_lib
+from shared_bert.model.backends import BACKENDS
 from shared_bert.model.config import BertConfig
 from shared_bert.model.parameters import beside_standard
 from shared_bert.training.phases import Course
@@ -39,8 +40,8 @@ def model_line(size: str, model: BertConfig) -> str:
   """A model in a line; `size` is what its config calls it."""
   return (
     f'{size}, {model.attention} attention, {model.dtype}: {model.num_layers} '
-    f'layers of width {model.hidden_size}, {model.num_heads} heads; XLA '
-    'attention'
+    f'layers of width {model.hidden_size}, {model.num_heads} heads; '
+    f'{BACKENDS[model.attention_backend].title} attention'
   )
 
 
