@@ -49,7 +49,10 @@ _KINDS = {
 
 
 def run(
-  command: Callable[..., None], argv: Sequence[str], takes_words: bool = False
+  command: Callable[..., None],
+  argv: Sequence[str],
+  takes_words: bool = False,
+  resumes: bool = True,
 ) -> int:
   """Parses flags, runs a command, turns errors into sentences.
 
@@ -58,6 +61,8 @@ def run(
     argv: of the process.
     takes_words: whether the command is called with what is not a flag; else
       that is an error.
+    resumes: whether the command, stopped, goes on where it was when it is run
+      again; else it begins anew.
 
   Returns:
     The exit code.
@@ -76,7 +81,7 @@ def run(
       words = _parse(argv)
       if words and not takes_words:
         raise UserError(f'{words[0]!r} is not a flag: flags are --name=value.')
-      with _stoppable():
+      with _stoppable(resumes):
         command(*([words] if takes_words else []))
     sys.stdout.flush()
   except Preempted as error:
@@ -92,7 +97,8 @@ def run(
     )
     return 1
   except KeyboardInterrupt as error:
-    what = str(error) or 'what was saved is kept.'
+    kept = 'what was saved is kept.' if resumes else 'nothing was kept.'
+    what = str(error) or kept
     print(f'interrupted; {what}', file=sys.stderr)
     return 130
   except Exception as error:
@@ -111,7 +117,7 @@ def run(
 
 
 @contextlib.contextmanager
-def _stoppable() -> Iterator[None]:
+def _stoppable(resumes: bool) -> Iterator[None]:
   """Ends the command on a signal outside of training, which saves first.
 
   An exception that a handler raises is dropped where Python happens to be in
@@ -119,6 +125,9 @@ def _stoppable() -> Iterator[None]:
   too, for training to act on after its first step, and a further signal ends
   the process whatever it is in.
   """
+  mend = 'run the same command again.'
+  if resumes:
+    mend = 'what was saved is kept, and the same command goes on from there.'
 
   def stop(number: int, frame: Any) -> None:
     del frame
@@ -131,10 +140,7 @@ def _stoppable() -> Iterator[None]:
     stopping.ask(name)
     if number == signal.SIGINT:
       raise KeyboardInterrupt
-    raise Preempted(
-      'stopped by SIGTERM; what was saved is kept, and the same command goes '
-      'on from there.'
-    )
+    raise Preempted(f'stopped by SIGTERM; {mend}')
 
   if threading.current_thread() is not threading.main_thread():
     yield
@@ -239,10 +245,12 @@ def _parse(argv: Sequence[str]) -> list[str]:
       hint = f'; did you mean --{close}?' if close else ': see --help.'
       raise UserError(f'there is no flag --{name}{hint}') from error
     if wrong := re.match(r'flag --([^=]+)=(.*?): ', str(error), re.DOTALL):
-      kind = flags.FLAGS[wrong[1]].parser.flag_type()
-      raise UserError(
-        f'--{wrong[1]}={wrong[2]} should be {_KINDS.get(kind, kind)}.'
-      ) from error
+      parser = flags.FLAGS[wrong[1]].parser
+      kind = parser.flag_type()
+      wanted = _KINDS.get(kind, kind)
+      if isinstance(parser, flags.EnumParser):
+        wanted = f'one of {", ".join(parser.enum_values)}'
+      raise UserError(f'--{wrong[1]}={wrong[2]} should be {wanted}.') from error
     if isinstance(error, flags.Error):
       raise UserError(f'{error}.') from error
     raise

@@ -41,7 +41,7 @@ class Teacher:
     Raises:
       UserError: it predicts no words.
     """
-    if saved.head not in ('masked_lm', 'pretraining'):
+    if not saved.predicts_words:
       raise UserError(
         f'init_from={saved.path} predicts no masked words (its head: '
         f'{saved.head}), so that there is nothing to learn from it: set '

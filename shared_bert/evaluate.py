@@ -41,8 +41,6 @@ _CONFIGS = {
   'masked_lm': 'configs/pretrain.py',
   'classification': 'configs/cola.py',
 }
-# What a folder does not say of its `model` keys.
-_KEYS_OF_OTHERS = {'size': 'a BERT of others', 'dtype': 'auto'}
 
 
 @workdir_lib.alone_in_workdir
@@ -78,15 +76,15 @@ def evaluate(
   if not is_of_words:
     config = copy.deepcopy(config)
     config.data.seq_len = _row_length(saved, config.data.seq_len)
-  keys = (saved.run or {}).get('model', _KEYS_OF_OTHERS)
-  size, dtype = keys['size'], keys['dtype']
+  # Of a BERT of others nobody says what to compute it in.
+  dtype = (saved.run or {}).get('model', {}).get('dtype', 'auto')
   if dtype == 'auto':
     dtype = dtype_on(jax.default_backend())
   model_config = dataclasses.replace(saved.config, dtype=dtype)
   step = saved.facts.get('step')
   say(
     f'evaluating  {"" if step is None else f"step {step:,} of "}{saved.path}\n'
-    f'model       {run_plan.model_line(size, model_config)}'
+    f'model       {run_plan.model_line(model_config)}'
   )
   devices = mesh_lib.find_devices()
   mesh = mesh_lib.mesh_for(config.mesh.fsdp, model_config, devices)

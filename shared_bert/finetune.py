@@ -117,10 +117,7 @@ def finetune(
     mesh,
     course=course,
     num_rows=rows.num_rows,
-    data=[
-      *described,
-      f'starts from {config.init_from or "fresh parameters"}',
-    ],
+    data=described,
   )
   say(plan)
   epoch = -(-rows.num_rows // train.batch_size)  # the last one ends the run

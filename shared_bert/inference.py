@@ -9,7 +9,7 @@ that a long list compiles a handful of times.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -20,14 +20,21 @@ from flax import nnx
 from shared_bert.data import spans
 from shared_bert.data.encoding import rows_of
 from shared_bert.errors import UserError
+from shared_bert.interop.pooling import POOLINGS, Pooling
 from shared_bert.interop.saved import SavedModel
 from shared_bert.model.encoder import Encoder
 from shared_bert.model.parameters import applier
+from shared_bert.texts import Place, Text, as_list, is_one, numbered
 
-# A text, or two that belong together; a question comes before its context.
-Text = str | tuple[str, str]
-TASKS = ('fill-mask', 'classify', 'answer', 'embed')
-POOLINGS = ('cls', 'mean')
+# A task, and the class of Hugging Face's that a model of it has.
+TASKS = {
+  'fill-mask': 'BertForMaskedLM',
+  'classify': 'BertForSequenceClassification',
+  'answer': 'BertForQuestionAnswering',
+  'embed': 'BertModel',
+}
+# Of `Predictor`, and so of `shared_bert.load`.
+OPTIONS = ('top_k', 'pooling', 'no_answer', 'batch_size')
 _TASKS_OF = {
   'masked_lm': ('fill-mask', 'embed'),
   'pretraining': ('fill-mask', 'embed'),
@@ -54,7 +61,7 @@ class Predictor:
     task: str | None = None,
     *,
     top_k: int = 5,
-    pooling: str = 'cls',
+    pooling: str | None = None,
     no_answer: bool = False,
     batch_size: int = 32,
   ):
@@ -66,7 +73,9 @@ class Predictor:
         model does; None for the first.
       top_k: words for a mask, classes or answers, most likely first.
       pooling: what an embedding is: the vector of `cls`, or the `mean` of the
-        vectors of all tokens, as sentence-transformers has it.
+        vectors of all tokens. None for what a folder of sentence-transformers
+        says, its Normalize module as well, so that vectors are those of
+        theirs; `cls` for every other model.
       no_answer: whether that a context has no answer is one of the answers,
         an empty one; for models that were trained so, as on SQuAD 2.0.
       batch_size: rows at once: texts, or windows of contexts.
@@ -77,16 +86,18 @@ class Predictor:
     """
     able = _TASKS_OF[saved.head]
     self.task = task or able[0]
+    if self.task not in TASKS:
+      raise UserError(f'task={task} should be one of {", ".join(TASKS)}.')
     if self.task not in able:
       raise UserError(
-        f'{saved.path} was not trained for task={self.task}: it does '
-        f'{" and ".join(able)}.'
+        f'{saved.path} was not trained for task={self.task}, which needs a '
+        f'{TASKS[self.task]}: it does {" and ".join(able)}.'
       )
-    if pooling not in POOLINGS:
+    if pooling not in (None, *POOLINGS):
       raise UserError(f'pooling={pooling} should be one of cls, mean.')
     for name, value in (('top_k', top_k), ('batch_size', batch_size)):
-      if value < 1:
-        raise UserError(f'{name}={value} should be at least 1.')
+      if not isinstance(value, int | np.integer) or value < 1:
+        raise UserError(f'{name}={value} should be a whole number from 1 on.')
     self.cut = 0
     self._saved, self._top_k, self._batch_size = saved, top_k, batch_size
     self._no_answer = no_answer
@@ -104,39 +115,57 @@ class Predictor:
     elif self.task == 'answer':
       self._compute = jax.jit(functools.partial(_span_logits, apply))
     else:
-      self._compute = jax.jit(functools.partial(_pooled, apply, pooling))
+      pooled = functools.partial(_pooled, apply, _pooling(saved, pooling))
+      self._compute = jax.jit(pooled)
 
   def __call__(
     self,
-    texts: Text | list[Text],
+    texts: Text | Iterable[Text],
     progress: Callable[[int, int], None] | None = None,
+    place: Place = numbered,
+    **unknown: Any,
   ) -> Any:
-    """Answers for each text.
+    """Answers for each text; an empty one is a text like others.
 
     Args:
-      texts: one, or a list of them; a pair is a tuple of two, as a question
-        and its context.
+      texts: one, or any iterable of them: a list, an array, a generator, a
+        column of a data frame. One is a str, or a pair, such as a question
+        and its context: a tuple of exactly two str, which is always taken for
+        a pair, and never for two texts.
       progress: called with how many rows are done, of how many.
+      place: what errors call a text, by its place from 0, such as a file and
+        a line.
+      **unknown: there are no other options; the error says where they go.
 
     Returns:
-      A dict for one text, else a list of them in the order of the texts:
-      `fill-mask`: `masks`, for each `[MASK]` of the text a list of `token`
-      and `probability`; `classify`: `label`, `probability` and, for the best
-      classes, `probabilities` by label, or `score` of a regression; `answer`:
-      `answer`, its `probability` among the likeliest, its characters
+      A dict for one text, else a list of them in the order of the texts, empty
+      without any: `fill-mask`: `masks`, for each `[MASK]` of the text that is
+      read a list of `token` and `probability`, and so none for a text without;
+      `classify`: `label`, `probability` and, for the best classes,
+      `probabilities` by label, or `score` of a regression; `answer`: `answer`,
+      its `probability` among the likeliest, its characters
       `context[start:end]`, and the best ones, of the same four, as `answers`;
       `embed`: `embedding`, float32 [D].
 
     Raises:
-      UserError: for a text without a mask where one is to be filled, singles
-        among pairs, or what is no question and context where one is to be
-        answered.
+      UserError: for what is no text, singles among pairs, or what is no
+        question and context where one is to be answered.
     """
-    if not isinstance(texts, list):
-      return self([texts], progress)[0]
+    if unknown or not (progress is None or callable(progress)):
+      raise UserError(
+        'a call takes texts, progress and place, and not '
+        f"{next(iter(unknown), 'two texts')}: a pair is one tuple, ('a "
+        "question', 'its context'), and options are those of shared_bert.load: "
+        f'{", ".join(OPTIONS)}.'
+      )
+    if is_one(texts):
+      return self([texts], progress, place)[0]
+    several = as_list(texts, place)
+    if not several:
+      return []
     if self.task == 'answer':
-      return self._find_answers(texts, progress)
-    return self._each_row(self._encode(texts), self._read, progress)
+      return self._find_answers(several, progress, place)
+    return self._each_row(self._encode(several, place), self._read, progress)
 
   def _each_row(
     self,
@@ -164,35 +193,35 @@ class Predictor:
         progress(min(start + self._batch_size, len(order)), len(order))
     return found
 
-  def _encode(self, texts: list[Text]) -> dict[str, np.ndarray]:
+  def _encode(self, texts: list[Text], place: Place) -> dict[str, np.ndarray]:
     """Rows as long as the model was trained on."""
     tokenizer, seq_len = self._saved.tokenizer, self._saved.seq_len
     pairs = [not isinstance(text, str) for text in texts]
     if any(pairs) and not all(pairs):
+      # Of the rarer kind: a tab too many makes one line a pair.
+      is_pair = sum(pairs) < len(pairs) / 2
+      what = (
+        'a pair among single ones' if is_pair else 'a single one among pairs'
+      )
       raise UserError(
-        f'text {pairs.index(False) + 1} is a single one among pairs: give all '
-        'texts alike.'
+        f'{place(pairs.index(is_pair))} is {what}: give all texts alike (in a '
+        'line a tab makes a pair).'
       )
     first = [text if isinstance(text, str) else text[0] for text in texts]
     second = [text[1] for text in texts] if any(pairs) else None
-    if self.task == 'fill-mask':
-      ids_a = [tokenizer.encode_masked(text) for text in first]
-    else:
-      ids_a = tokenizer.encode_batch(first)
-    ids_b = None if second is None else tokenizer.encode_batch(second)
+    ids_a = self._ids(first)
+    ids_b = None if second is None else self._ids(second)
     taken = [len(ids) + 2 for ids in ids_a]
     if ids_b is not None:
       taken = [n + len(ids) + 1 for n, ids in zip(taken, ids_b, strict=True)]
     self.cut += sum(n > seq_len for n in taken)
-    rows = rows_of(tokenizer, ids_a, ids_b, seq_len)
-    has_mask = (rows['input_ids'] == tokenizer.mask_id).any(axis=1)
-    if self.task == 'fill-mask' and not has_mask.all():
-      number = int(np.argmin(has_mask))
-      raise UserError(
-        f'text {number + 1} has no [MASK] to fill within the {seq_len} tokens '
-        f'that the model reads: {first[number][:60]!r}'
-      )
-    return rows
+    return rows_of(tokenizer, ids_a, ids_b, seq_len)
+
+  def _ids(self, texts: list[str]) -> list[list[int]]:
+    tokenizer = self._saved.tokenizer
+    if self.task == 'fill-mask':
+      return [tokenizer.encode_masked(text) for text in texts]
+    return tokenizer.encode_batch(texts)
 
   def _run(self, inputs: list[np.ndarray], size: int) -> list[np.ndarray]:
     """The outputs of a batch, one a row, filled up to `size` rows."""
@@ -235,19 +264,20 @@ class Predictor:
     self,
     texts: list[Text],
     progress: Callable[[int, int], None] | None,
+    place: Place,
   ) -> list[dict[str, Any]]:
     """Answers to questions: spans of all windows of their contexts."""
-    for number, text in enumerate(texts, 1):
+    for index, text in enumerate(texts):
       if isinstance(text, str):
         raise UserError(
-          f'text {number} is a single one: task=answer takes a question and, '
+          f'{place(index)} is a single one: task=answer takes a question and, '
           'behind a tab, the context to find its answer in; of a table '
           '--text_columns=question,context.'
         )
     questions, contexts = [q for q, _ in texts], [c for _, c in texts]
     width = min(self._saved.seq_len, spans.LONGEST_ROW)
     windows = spans.encode_windows(
-      self._saved.tokenizer, questions, contexts, width
+      self._saved.tokenizer, questions, contexts, width, place=place
     )
     self.cut += windows.num_cut
     logits = np.zeros((len(windows.question), 2, width), np.float32)
@@ -327,9 +357,22 @@ def _words(
   return jax.nn.softmax(outputs[0] if isinstance(outputs, tuple) else outputs)
 
 
+def _pooling(saved: SavedModel, mode: str | None) -> Pooling:
+  """How to pool: as asked, as the model's folder says, or by `cls`."""
+  if mode or not saved.pooling:
+    return Pooling(mode or 'cls')
+  if saved.pooling.unlike:
+    raise UserError(
+      f'the embeddings of {saved.path} {saved.pooling.unlike}, which is not '
+      'computed here: set pooling to cls or mean for another embedding than '
+      'that of sentence-transformers.'
+    )
+  return saved.pooling
+
+
 def _pooled(
   apply: Callable[..., Any],
-  pooling: str,
+  pooling: Pooling,
   params: Any,
   input_ids: jax.Array,
   token_type_ids: jax.Array,
@@ -338,7 +381,14 @@ def _pooled(
   """One vector a row, float32 [B, D]."""
   x = apply(params, input_ids, token_type_ids, segment_ids)
   x = x.astype(jnp.float32)
-  if pooling == 'cls':
-    return x[:, 0]
-  weights = (segment_ids > 0).astype(jnp.float32)
-  return jnp.einsum('BSD,BS->BD', x, weights) / weights.sum(1, keepdims=True)
+  if pooling.mode == 'cls':
+    pooled = x[:, 0]
+  else:
+    weights = (segment_ids > 0).astype(jnp.float32)
+    pooled = jnp.einsum('BSD,BS->BD', x, weights)
+    pooled /= weights.sum(1, keepdims=True)
+  if not pooling.normalise:
+    return pooled
+  # The floor is that of torch.nn.functional.normalize, which they call.
+  length = jnp.linalg.norm(pooled, axis=1, keepdims=True)
+  return pooled / jnp.maximum(length, 1e-12)

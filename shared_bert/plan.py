@@ -100,7 +100,7 @@ def run(argv: Sequence[str]) -> int:
   Returns:
     The exit code.
   """
-  return command_line.run(_command, argv)
+  return command_line.run(_command, argv, resumes=False)
 
 
 if __name__ == '__main__':

@@ -7,23 +7,25 @@ r"""Uses a trained model: words for a gap, classes, answers, embeddings.
   python -m shared_bert.predict --checkpoint=bert-squad \
     $'Who wrote it?\tThe book was written by Mary Shelley.'
 
-Texts are those behind the flags, or the lines of --file, or of standard input;
-a tab parts the two of a pair, a question before the text it is about.
+Texts are those behind the flags, or the lines of --file, or of standard input,
+an empty one too; a tab parts the two of a pair, a question before the text it
+is about. --output=FILE is a table if it ends in .csv or .tsv, and JSON lines
+with all that is known in .jsonl.
 """
 
-import json
 import os
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from shared_bert import command_line
+from shared_bert import answers, command_line
 from shared_bert.checkpoint_flag import CHECKPOINT
-from shared_bert.errors import UserError, printable
+from shared_bert.data import table_files, text_files
+from shared_bert.errors import UserError
 from shared_bert.output_flag import OUTPUT
+from shared_bert.texts import Place, Text, numbered
 
 flags.declare_key_flag(CHECKPOINT)
 flags.declare_key_flag(OUTPUT)
@@ -42,7 +44,11 @@ _TEXT_COLUMNS = flags.DEFINE_list(
 _JSON = flags.DEFINE_bool('json', False, 'Write JSON lines.')
 _TOP_K = flags.DEFINE_integer('top_k', 5, 'Words for a gap, classes, answers.')
 _POOLING = flags.DEFINE_enum(
-  'pooling', 'cls', ['cls', 'mean'], 'What an embedding is made of.'
+  'pooling',
+  None,
+  ['cls', 'mean'],
+  'What an embedding is made of; by itself as in a folder of '
+  'sentence-transformers, else cls.',
 )
 _NO_ANSWER = flags.DEFINE_bool(
   'no_answer', False, 'A question may have no answer in its text.'
@@ -61,9 +67,10 @@ def _command(words: list[str]) -> None:
   output = None
   if OUTPUT.value:
     output = pathlib.Path(command_line.expand_home(OUTPUT.value))
+  kind = answers.format_of(OUTPUT.value, _JSON.value)
   if output and output.exists():
     raise UserError(f'--output={output} is there already: name another file.')
-  texts = _read(words)
+  texts, place = _read(words)
   # Imported late, for --help's sake.
   import shared_bert
 
@@ -75,7 +82,7 @@ def _command(words: list[str]) -> None:
     no_answer=_NO_ANSWER.value,
     batch_size=_BATCH_SIZE.value,
   )
-  answers = predict(texts, _progress)
+  found = predict(texts, _progress, place)
   if predict.cut:
     cut = 'questions' if predict.task == 'answer' else 'texts'
     print(
@@ -83,62 +90,84 @@ def _command(words: list[str]) -> None:
       'their ends did not count.',
       file=sys.stderr,
     )
-  as_json = _JSON.value or (output and output.suffix in ('.json', '.jsonl'))
-  lines = [
-    (_as_json if as_json else _as_line)(text, answer)
-    for text, answer in zip(texts, answers, strict=True)
-  ]
+  gapless = [i for i, answer in enumerate(found) if answer.get('masks') == []]
+  if gapless:
+    print(
+      f'{len(gapless)} of {len(texts)} texts have no [MASK] to fill where the '
+      f'model reads; the first is {place(gapless[0])}.',
+      file=sys.stderr,
+    )
   if output is None:
-    print('\n'.join(lines))
+    for line in answers.lines(kind, texts, found, sys.stdout.isatty()):
+      print(line)
     return
   output.parent.mkdir(parents=True, exist_ok=True)
   partial = output.with_name(f'.{output.name}.{os.getpid()}.partial')
   try:
-    partial.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+    with partial.open('w', encoding='utf-8', newline='\n') as stream:
+      for line in answers.lines(kind, texts, found):
+        stream.write(f'{line}\n')
     partial.rename(output)
   finally:
     partial.unlink(missing_ok=True)
 
 
-def _read(words: list[str]) -> list[Any]:
-  """The texts, in their order; pairs as tuples."""
+def _read(words: list[str]) -> tuple[list[Text], Place]:
+  """The texts, in their order, and what errors call each."""
   if words:
-    return [_pair(word, f'text {n}') for n, word in enumerate(words, 1)]
+    return [_pair(w, numbered(i)) for i, w in enumerate(words)], numbered
   name = _FILE.value or '-'
+  path = pathlib.Path(command_line.expand_home(name))
+  inner = path.with_suffix('') if path.suffix in text_files.PACKED else path
+  if inner.suffix.lower() in table_files.ENDINGS:
+    return _read_table(path)
+  if _TEXT_COLUMNS.present:
+    raise UserError(
+      f'--text_columns={",".join(_TEXT_COLUMNS.value)} names columns of a '
+      f'--file that ends in {", ".join(table_files.ENDINGS)}: a tab parts the '
+      'two texts of a line.'
+    )
+  source = 'standard input' if name == '-' else str(path)
+
+  def place(index: int) -> str:
+    return f'{source}, line {index + 1}'
+
   if name == '-':
-    if sys.stdin.isatty():
-      print('a text a line; Ctrl-D ends them', file=sys.stderr)
-    place, lines = 'standard input', sys.stdin.read().splitlines()
+    lines = _standard_input()
+  elif path.exists():
+    lines = text_files.read_lines(path)
   else:
-    path = pathlib.Path(command_line.expand_home(name))
-    if {'.csv', '.tsv', '.jsonl', '.json'} & set(path.suffixes):
-      return _read_table(path)
-    try:
-      place, lines = str(path), path.read_text('utf-8-sig').splitlines()
-    except UnicodeDecodeError as error:
-      raise UserError(f'--file={path} is not UTF-8 text ({error}).') from error
-    except FileNotFoundError as error:
-      raise UserError(f'--file={path}: there is no such file.') from error
-  texts = [_pair(x, f'{place}, line {n}') for n, x in enumerate(lines, 1)]
+    raise UserError(f'--file={path}: there is no such file.')
+  texts = [_pair(line, place(number - 1)) for number, line in lines]
   if not texts:
-    raise UserError(f'{place} is empty: give a text a line.')
-  return texts
+    raise UserError(f'{source} is empty: give a text a line.')
+  return texts, place
 
 
-def _read_table(path: pathlib.Path) -> list[Any]:
-  from shared_bert.data.table_files import read_table
+def _standard_input() -> Iterator[tuple[int, str]]:
+  if sys.stdin is None:  # closed, as by `<&-`
+    return
+  if sys.stdin.isatty():
+    print('a text a line; Ctrl-D ends them', file=sys.stderr)
+  for number, line in enumerate(sys.stdin.buffer, 1):
+    yield number, text_files.decode_line('standard input', number, line)
 
+
+def _read_table(path: pathlib.Path) -> tuple[list[Text], Place]:
   names = [name.strip() for name in _TEXT_COLUMNS.value]
   if len(names) not in (1, 2):
     raise UserError(
       f'--text_columns={",".join(names)} should be one column, or two.'
     )
-  table = read_table(path, '--file', names)
-  columns = [table.columns[name] for name in names]
-  return columns[0] if len(names) == 1 else list(zip(*columns, strict=True))
+  table = table_files.read_table(
+    path, '--file', names, column_keys='--text_columns'
+  )
+  first, *second = (table.columns[name] for name in names)
+  texts: list[Text] = [*(zip(first, *second, strict=True) if second else first)]
+  return texts, lambda index: f'{path}, line {table.lines[index]}'
 
 
-def _pair(text: str, place: str) -> str | tuple[str, str]:
+def _pair(text: str, place: str) -> Text:
   first, *rest = text.split('\t')
   if len(rest) > 1:
     raise UserError(f'{place} has {len(rest)} tabs: one parts a pair.')
@@ -151,32 +180,6 @@ def _progress(done: int, total: int) -> None:
     print(f'\r{done:,} of {total:,} rows', end=end, file=sys.stderr, flush=True)
 
 
-def _as_json(text: Any, answer: dict[str, Any]) -> str:
-  if 'embedding' in answer:
-    answer = {'embedding': [float(x) for x in answer['embedding']]}
-  return json.dumps({'text': text, **answer}, ensure_ascii=False)
-
-
-def _as_line(text: Any, answer: dict[str, Any]) -> str:
-  """The answer and the text, with tabs between."""
-  if 'masks' in answer:
-    found = '; '.join(
-      ', '.join(f'{w["token"]} {w["probability"]:.3f}' for w in words)
-      for words in answer['masks']
-    )
-  elif 'embedding' in answer:
-    found = ' '.join(f'{x:.6g}' for x in answer['embedding'])
-  elif 'score' in answer:
-    found = f'{answer["score"]:.4f}'
-  elif 'answers' in answer:
-    words = ' '.join(answer['answer'].split())
-    found = f'{words}\t{answer["probability"]:.4f}'
-  else:
-    found = f'{answer["label"]}\t{answer["probability"]:.4f}'
-  shown = text if isinstance(text, str) else '\t'.join(text)
-  return printable(f'{found}\t{" ".join(shown.splitlines())}')
-
-
 def run(argv: Sequence[str]) -> int:
   """The command; see the top of the file.
 
@@ -186,7 +189,7 @@ def run(argv: Sequence[str]) -> int:
   Returns:
     The exit code.
   """
-  return command_line.run(_command, argv, takes_words=True)
+  return command_line.run(_command, argv, takes_words=True, resumes=False)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Pre-training on masked words, from text to a checkpoint."""
 
+import dataclasses
 import math
 import pathlib
 from typing import Any
@@ -18,7 +19,7 @@ from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.distillation import open_teacher
 from shared_bert.errors import UserError
 from shared_bert.interop.saved import SavedModel
-from shared_bert.interop.starting import open_start, weighted_by
+from shared_bert.interop.starting import Imported, open_start, weighted_by
 from shared_bert.masked_model import MaskedModel, arrays_of
 from shared_bert.model import flops, parameters
 from shared_bert.training import mesh as mesh_lib
@@ -133,6 +134,26 @@ def pretrain(
       }
     )
 
+  def evaluate_start(params, phase):
+    """What is trained on, beside what it was fitted to."""
+    found = evaluate(params, phase).metrics
+    if isinstance(start, Imported) and start.saved.predicts_words:
+      saved = start.saved
+      heldout, heldout_labels = _heldout(config, corpora[0], options)
+      original = MaskedModel(
+        dataclasses.replace(saved.config, dtype=model.dtype),
+        config,
+        tokenizer,
+        heldout,
+        mesh,
+        heldout_labels,
+        has_next_sentence=saved.head == 'pretraining',
+      )
+      placed = mesh_lib.place(mesh, saved.params)
+      for values in original.evaluate(placed).metrics.values():
+        found['original'] = values
+    return Evaluation(found)
+
   # Plan and run.
   course = config_lib.course_of(
     config, [corpus.seq_len for corpus in corpora], rows[0].num_rows
@@ -140,10 +161,21 @@ def pretrain(
   schedule = optimizer_lib.schedule_of_config(
     train, config_lib.warmup_of(config, course.steps)
   )
-  taught = (
-    f'taught by   {config.init_from}: {train.distill_weight:.0%} of the loss, '
-    f'at temperature {train.distill_temperature:g}'
-  )
+  told = [
+    f'text        {of_stage.num_rows:,} rows of {corpus.seq_len} tokens, '
+    f'{its_model.num_heldout:,} held out; {tokenizer.vocab_size:,} '
+    f'word pieces; {config.data.mask_ratio:.0%} masked'
+    + (', whole words' if config.data.whole_word_mask else '')
+    + ('; pairs: next sentences too' if corpus.has_pairs else '')
+    for corpus, of_stage, its_model in zip(
+      corpora, rows, masked_models, strict=True
+    )
+  ]
+  if teacher is not None:
+    told.append(
+      f'taught by   {config.init_from}: {train.distill_weight:.0%} of the '
+      f'loss, at temperature {train.distill_temperature:g}'
+    )
   plan = run_plan.describe(
     config,
     workdir,
@@ -151,17 +183,7 @@ def pretrain(
     mesh,
     course=course,
     num_rows=rows[0].num_rows,
-    data=[
-      f'text        {of_stage.num_rows:,} rows of {corpus.seq_len} tokens, '
-      f'{its_model.num_heldout:,} held out; {tokenizer.vocab_size:,} '
-      f'word pieces; {config.data.mask_ratio:.0%} masked'
-      + (', whole words' if config.data.whole_word_mask else '')
-      + ('; pairs: next sentences too' if corpus.has_pairs else '')
-      for corpus, of_stage, its_model in zip(
-        corpora, rows, masked_models, strict=True
-      )
-    ]
-    + [taught] * (teacher is not None),
+    data=told,
   )
   say(plan)
   fingerprint = '+'.join(corpus.fingerprint for corpus in corpora)
@@ -186,6 +208,7 @@ def pretrain(
     learning_rate=schedule,
     batches=batches,
     evaluate=evaluate,
+    evaluate_start=evaluate_start,
     attention_entropy=masked_model.attention_entropy,
     flops_per_token=lambda length: flops.train_flops_per_token(
       model,

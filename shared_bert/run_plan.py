@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 import shared_bert
 from shared_bert import config as config_lib
 from shared_bert.model.backends import BACKENDS
-from shared_bert.model.config import BertConfig
+from shared_bert.model.config import SIZES, BertConfig
 from shared_bert.model.parameters import beside_standard
 from shared_bert.training.phases import Course
 
@@ -36,11 +36,20 @@ def parameter_lines(model: BertConfig) -> list[str]:
   return lines
 
 
-def model_line(size: str, model: BertConfig) -> str:
-  """A model in a line; `size` is what its config calls it."""
+def model_line(model: BertConfig) -> str:
+  """A model in a line, with the name of its size if that is a published one."""
+  sizes = tuple(
+    getattr(model, key)
+    for key in ('num_layers', 'hidden_size', 'num_heads', 'intermediate_size')
+  )
+  names = [f'{name}, ' for name, its in SIZES.items() if its == sizes]
+  more = ' with a bias for each role' if model.role_bias else ''
+  if model.residual_rank:
+    more = f' with a residual of rank {model.residual_rank} for each role'
   return (
-    f'{size}, {model.attention} attention, {model.dtype}: {model.num_layers} '
-    f'layers of width {model.hidden_size}, {model.num_heads} heads; '
+    f'{"".join(names)}{model.attention} attention{more}, {model.dtype}: '
+    f'{model.num_layers} layers of width {model.hidden_size}, '
+    f'{model.num_heads} heads; '
     f'{BACKENDS[model.attention_backend].title} attention'
   )
 
@@ -76,9 +85,10 @@ def describe(
     f'shared_bert {shared_bert.__version__} · {config.job} · seed '
     f'{config.seed} · {workdir}',
     f'devices     {devices} ({jax.default_backend()}), mesh {axes}',
-    f'model       {model_line(config.model.size, model)}',
+    f'model       {model_line(model)}',
     *parameter_lines(model),
     *data,
+    f'starts from {config.init_from or "fresh parameters"}',
     *course_lines(course, num_rows),
     optimizer_line(config, course),
   ]

@@ -146,6 +146,12 @@ def validate(config: ConfigDict, needs_data: bool = True) -> None:
       f'job={config.job!r} does not go with these keys, which are those of '
       f'{defaults.job}: use job={kind} or job=eval, or another config.'
     )
+  if config.init_from is None:
+    raise UserError(
+      'this config continues a trained BERT, and init_from is not set: add '
+      "--config.init_from=…, a folder of Hugging Face's BERT or a workdir or "
+      'checkpoint of ours.'
+    )
   _check_values(config)
   # The values of the model's keys, with any vocabulary.
   config_lib.model_config(config, 1000, 'cpu')

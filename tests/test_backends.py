@@ -118,9 +118,9 @@ def test_auto_is_xla_until_another_is_measured_to_be_faster(platform):
   assert config.model.attention_backend == 'auto'
   model = config_lib.model_config(config, 1000, platform)
   assert model.attention_backend == 'xla'
-  assert model_line('base', model).endswith('12 heads; XLA attention')
+  assert model_line(model).endswith('12 heads; XLA attention')
   cudnn = model_of('cudnn')
-  assert model_line('base', cudnn).endswith('12 heads; cuDNN attention')
+  assert model_line(cudnn).endswith('12 heads; cuDNN attention')
 
 
 def test_a_text_is_not_prepared_for_a_backend_that_cannot_read_it(

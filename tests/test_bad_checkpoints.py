@@ -5,7 +5,10 @@ import shutil
 
 import pytest
 
+from shared_bert.errors import UserError
+from shared_bert.interop import huggingface
 from tests.bad_input import assert_refused, cola_flags, flipped, snapshot
+from tests.test_interop import saved_model
 
 
 @pytest.fixture(scope='module')
@@ -95,6 +98,17 @@ def test_a_damaged_checkpoint_is_not_started_from(
   done = commands.run('main', *argv, f'--workdir={tmp_path / "run"}')
   assert_refused(done, [str(folder / name), *words])
   assert snapshot(folder) == before
+
+
+def test_a_vocabulary_of_another_model_is_refused(tmp_path):
+  # Tables are padded, so that a few words fewer are none the matter.
+  huggingface.write(saved_model(vocab_size=1_000), tmp_path)
+  assert huggingface.read(tmp_path).config.vocab_size == 1_000
+  other = tmp_path / 'other'
+  other.mkdir()
+  huggingface.write(saved_model(vocab_size=2_000), other)
+  with pytest.raises(UserError, match='has 50 tokens, and the .* knows 2,000'):
+    huggingface.read(other)
 
 
 @pytest.mark.parametrize(

@@ -185,7 +185,9 @@ def test_verbose_shows_where_an_error_came_from(command, commands):
   assert done.err.splitlines()[-1].startswith('error: ')
 
 
-@pytest.mark.parametrize('command', ['main', 'plan', 'prepare'])
+@pytest.mark.parametrize(
+  'command', ['main', 'plan', 'prepare', 'predict', 'export']
+)
 @pytest.mark.parametrize('flag', ['--help', '-h'])
 def test_help_fits_a_screen(command, flag, commands):
   done = commands.run(command, flag, devices=False)
@@ -273,15 +275,39 @@ def test_a_reader_that_leaves_is_no_bug():
   assert done.stderr.count('\n') == 1
 
 
-def test_sigterm_outside_of_training_is_a_preemption(capsys):
+@pytest.mark.parametrize(
+  ('number', 'resumes', 'code', 'words'),
+  [
+    (signal.SIGTERM, True, 75, 'the same command goes on from there.\n'),
+    (signal.SIGTERM, False, 75, 'by SIGTERM; run the same command again.\n'),
+    (signal.SIGINT, True, 130, 'interrupted; what was saved is kept.\n'),
+    (signal.SIGINT, False, 130, 'interrupted; nothing was kept.\n'),
+  ],
+)
+def test_a_signal_outside_of_training_says_what_is_left(
+  number, resumes, code, words, capsys
+):
   def command():
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), number)
     time.sleep(10)
 
-  before = signal.getsignal(signal.SIGTERM)
-  assert command_line.run(command, ['command']) == 75
-  assert 'the same command goes on' in capsys.readouterr().err
-  assert signal.getsignal(signal.SIGTERM) is before
+  before = signal.getsignal(number)
+  assert command_line.run(command, ['command'], resumes=resumes) == code
+  assert capsys.readouterr().err.endswith(words)
+  assert signal.getsignal(number) is before
+
+
+@pytest.mark.parametrize(
+  ('command', 'flag', 'words'),
+  [
+    ('export', '--format=pt', 'one of hf, stablehlo, onnx.'),
+    ('predict', '--task=sing', 'one of fill-mask, classify, answer, embed.'),
+    ('predict', '--pooling=max', 'one of cls, mean.'),
+  ],
+)
+def test_a_flag_of_few_values_names_them(command, flag, words, commands):
+  done = commands.run(command, flag, devices=False)
+  assert (done.code, done.err) == (1, f'error: {flag} should be {words}\n')
 
 
 def _amid_garbage(number):

@@ -29,6 +29,8 @@ def complete(config):
     config.data.corpus = 'corpus'
   if config.job == 'finetune' and config.data.source == 'files':
     config.data.train_file, config.data.dev_file = 'train.csv', 'dev.csv'
+  if config.get('init_from') is None and config.job == 'pretrain':
+    config.init_from = 'bert'
   return config
 
 

@@ -18,6 +18,12 @@ from shared_bert.model.heads import (
 B, S, P, C = 2, 24, 5, 3
 
 
+def exactly(flops):
+  """A whole number; the share P / S of a layer is no binary fraction."""
+  assert flops == pytest.approx(round(flops), rel=1e-12)
+  return round(flops)
+
+
 def _products(jaxpr) -> int:
   """FLOPs of all matrix products of a jaxpr, those of inner ones too."""
   total = 0
@@ -79,7 +85,7 @@ def test_a_forward_pass_has_the_products_of_the_formula(attention):
   config = _config(attention)
   function, args = _masked_words(config)
   by_block = flops.forward_flops_per_token(config, S, P)
-  assert _traced(function, *args) == sum(by_block.values()) * B * S
+  assert _traced(function, *args) == exactly(sum(by_block.values()) * B * S)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +104,7 @@ def test_a_training_step_has_the_products_of_the_formula(attention, remat):
   # of a model's arithmetic have no look-ups.
   rows = config.vocab_size + config.max_positions + config.type_vocab_size
   look_ups = 2 * B * S * rows * config.hidden_size
-  assert _traced(jax.grad(function), *args) == by_formula + look_ups
+  assert _traced(jax.grad(function), *args) == exactly(by_formula + look_ups)
 
 
 def test_residuals_of_low_rank_count():
@@ -108,14 +114,15 @@ def test_residuals_of_low_rank_count():
     _config('shared', role_bias=True, residual_rank=5)
   )
   added = _traced(more, *args_of_more) - _traced(function, *args)
-  # L layers, three roles, two matrices [D, 5] each.
-  assert added == 3 * B * S * 3 * 2 * (2 * 16 * 5)
+  # L layers, three roles, two matrices [D, 5] each; of the last layer's queries
+  # those of P tokens.
+  assert added == (8 * S + P) * B * 2 * (2 * 16 * 5)
   rank = dataclasses.replace(plain, residual_rank=5)
   by_formula = [
     sum(flops.forward_flops_per_token(config, S, P).values()) * B * S
     for config in (rank, plain)
   ]
-  assert added == by_formula[0] - by_formula[1]
+  assert added == exactly(by_formula[0] - by_formula[1])
 
 
 def test_a_classifier_has_the_products_of_the_formula():
@@ -128,7 +135,9 @@ def test_a_classifier_has_the_products_of_the_formula():
   batch = (_ids(B, S), _ids(B, S), _ids(B, S))
   params = parameters.abstract(make)
   by_block = flops.forward_flops_per_token(config, S, num_outputs=C)
-  assert _traced(apply, params, *batch) == sum(by_block.values()) * B * S
+  assert _traced(apply, params, *batch) == exactly(
+    sum(by_block.values()) * B * S
+  )
 
 
 def test_layers_count_alike_whether_they_are_scanned_or_unrolled():

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import shared_bert
 from shared_bert.data.encoding import encode_examples
 from shared_bert.inference import Predictor
 from shared_bert.interop import huggingface
@@ -70,6 +71,27 @@ def test_hidden_states_are_those_of_transformers(folder, minilm):
   np.testing.assert_allclose(
     pooled, theirs.pooler_output.numpy(), rtol=0, atol=1e-4
   )
+
+
+def test_embeddings_are_those_of_sentence_transformers(folder):
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  model = transformers.AutoModel.from_pretrained(folder).eval()
+  texts = [*SENTENCES, ' '.join(SENTENCES * 4)]
+  # Of its files: 256 tokens, the mean of all, length 1.
+  rows = tokenizer(
+    texts, padding=True, truncation=True, max_length=256, return_tensors='pt'
+  )
+  with torch.inference_mode():
+    hidden = model(**rows).last_hidden_state
+  mask = rows['attention_mask'][..., None]
+  pooled = (hidden * mask).sum(1) / mask.sum(1)
+  expected = torch.nn.functional.normalize(pooled, dim=1).numpy()
+  answers = shared_bert.load(str(folder))(texts)
+  found = np.stack([a['embedding'] for a in answers])
+  assert rows['input_ids'].shape[1] == 256
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_what_is_exported_again_has_the_very_bytes(folder, minilm, tmp_path):

@@ -149,6 +149,21 @@ def test_a_layer_computes_the_same_with_the_kernel(folded):
   np.testing.assert_allclose(ours[real], theirs[real], rtol=0, atol=1e-5)
 
 
+def test_the_few_queries_of_a_last_layer_are_those_of_the_kernel():
+  config = tiny_config(**KERNEL)
+  params = random_params(maker(SelfAttention, config))
+  x = np.random.default_rng(1).normal(size=(3, 12, 16)).astype(np.float32)
+  _, _, segments = token_rows()
+  read = jnp.array([[0, 11, 5], [6, 0, 1], [2, 1, 0]])
+  layer = forward(SelfAttention, config)
+  np.testing.assert_allclose(
+    layer(params, x, segments, None, read),
+    jnp.take_along_axis(layer(params, x, segments), read[:, :, None], axis=1),
+    rtol=0,
+    atol=1e-5,
+  )
+
+
 @functools.cache
 def trained(devices, fsdp=1, **model):
   """The metrics and the parameters after a step of plain descent."""

@@ -76,7 +76,8 @@ def test_a_standard_checkpoint_is_fitted_to_shared_and_the_loss_is_said(
   path = checkpoint_of(saved, tmp_path)
   keys = keys_of(saved, attention='shared')
   fitted = started(saved, open_start(str(path), keys))
-  told = capsys.readouterr().out.splitlines()
+  doing, *told = capsys.readouterr().out.splitlines()
+  assert doing.startswith(f'fitting     shared attention to {path}')
   assert told[0].startswith(f'fitted      shared attention to {path}')
   assert told[1].split() == ['layer', 'query', 'key', 'value']
   assert len(told) == 2 + saved.config.num_layers and '%' in told[2]

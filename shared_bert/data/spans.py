@@ -8,7 +8,7 @@ has to guess them.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -74,6 +74,7 @@ def encode_windows(
   *,
   stride: int = STRIDE,
   longest_question: int = LONGEST_QUESTION,
+  place: Callable[[int], str] = lambda index: f'text {index + 1}',
 ) -> Windows:
   """Encodes questions with all of their contexts.
 
@@ -87,6 +88,7 @@ def encode_windows(
     seq_len: S, the length of a row.
     stride: tokens from the start of one window to that of the next.
     longest_question: tokens of a question; what is more is cut from its end.
+    place: what errors call a question and its context, by their place from 0.
 
   Raises:
     UserError: a question or a context without tokens, or a row too short for
@@ -113,7 +115,7 @@ def encode_windows(
     ):
       if not tokens:
         raise UserError(
-          f'text {number + 1} has an empty {name}, {text[:60]!r}: each should '
+          f'{place(number)} has an empty {name}, {text[:60]!r}: each should '
           'be a question and a context to find its answer in.'
         )
     ids = ids[:longest_question]

@@ -59,6 +59,7 @@ def read_table(
   key: str,
   needed: Sequence[str],
   optional: Sequence[str] = (),
+  column_keys: str = 'data.text_columns and data.label_column',
 ) -> Table:
   """Reads columns of a file; other columns are left alone.
 
@@ -69,6 +70,7 @@ def read_table(
     needed: columns to read.
     optional: columns to read if they are there: in the header, or in the first
       object of JSON lines.
+    column_keys: what names the columns, for the sentences.
 
   Returns:
     The columns that were wanted and are there; at least one row.
@@ -93,10 +95,10 @@ def read_table(
         if isinstance(record, list):
           header = [name.strip() for name in record]
         for name in needed:
-          _check_column(path, line, name, header)
+          _check_column(path, line, name, header, column_keys)
         there = [name for name in optional if name in header]
         for name in there:
-          _check_column(path, line, name, header)
+          _check_column(path, line, name, header, column_keys)
         columns = {name: [] for name in (*needed, *there)}
         if isinstance(record, list):
           continue
@@ -104,7 +106,7 @@ def read_table(
         record = _named(path, line, header, record)
       for name, values in columns.items():
         if name not in record:
-          _check_column(path, line, name, list(record))
+          _check_column(path, line, name, list(record), column_keys)
         values.append(_text(path, line, name, record[name]))
       for name in optional:
         if name in record and name not in columns:
@@ -252,6 +254,7 @@ _READERS: dict[str, Callable[[pathlib.Path], Iterator[_Record]]] = {
   '.jsonl': _json_records,
   '.json': _json_records,
 }
+ENDINGS = tuple(_READERS)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -269,7 +272,11 @@ def _refuse_constant(name: str) -> None:
 
 
 def _check_column(
-  path: pathlib.Path, line: int, name: str, header: Sequence[str]
+  path: pathlib.Path,
+  line: int,
+  name: str,
+  header: Sequence[str],
+  keys: str,
 ) -> None:
   """An error unless the column is there, once."""
   count = header.count(name)
@@ -293,7 +300,7 @@ def _check_column(
     hint = f' For several write "{tuple(parts)!r}".'
   raise errors.UserError(
     f'{place}no column {name!r}; there are {listed(header)}.{hint} Set '
-    'data.text_columns and data.label_column to columns that are there.'
+    f'{keys} to columns that are there.'
   )
 
 

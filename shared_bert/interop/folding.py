@@ -15,6 +15,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from shared_bert.errors import UserError
@@ -154,6 +155,33 @@ def for_inference(
     output=output | {'kernel': kernel},
   )
   return folded, dataclasses.replace(config, folded=True)
+
+
+def with_last_apart(
+  params: Params, config: BertConfig
+) -> tuple[Params, BertConfig]:
+  """The same model with the last layer's parameters beside the others' stack.
+
+  For heads that read a few positions, of which the last layer computes no
+  others: nothing is then cut out of the stack in every call.
+
+  Args:
+    params: of a model with its encoder at `encoder`, nested by name.
+    config: of that model.
+
+  Returns:
+    Parameters, NumPy arrays, and the configuration that they belong to.
+  """
+  encoder = params['encoder']
+  layers = encoder['layers']
+  parted = {
+    'layers': jax.tree.map(lambda x: np.array(x[:-1]), layers),
+    'last': jax.tree.map(lambda x: np.array(x[-1]), layers),
+  }
+  return (
+    params | {'encoder': encoder | parted},
+    dataclasses.replace(config, last_apart=True),
+  )
 
 
 def with_attention(params: Params, **parts: Params) -> Params:

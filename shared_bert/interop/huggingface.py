@@ -8,6 +8,7 @@
 What is written is standard BERT: no code of ours is needed to use it.
 """
 
+import dataclasses
 import json
 import pathlib
 from typing import Any
@@ -19,7 +20,7 @@ import safetensors.numpy
 
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
-from shared_bert.interop import folding, model_card, names
+from shared_bert.interop import folding, model_card, names, pooling
 from shared_bert.interop.saved import SIGNS, SavedModel, head_of, maker_of
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
@@ -48,6 +49,9 @@ _SIZES = {
   'initializer_range': 'initializer_range',
   'layer_norm_eps': 'layer_norm_epsilon',
 }
+# Rows of a word table that no token has: tables are padded to multiples, of
+# 1,024 at most.
+_MOST_PADDING = 1_024
 # Of BERT-base, where an old config.json is silent.
 _DEFAULTS = {
   'type_vocab_size': 2,
@@ -135,7 +139,7 @@ def read(path: str | pathlib.Path) -> SavedModel:
 
   Args:
     path: with `config.json`, `model.safetensors` (or its parts and their
-      index) and a vocabulary.
+      index) and a vocabulary; and perhaps sentence-transformers' files.
 
   Returns:
     The model, with standard attention.
@@ -147,9 +151,13 @@ def read(path: str | pathlib.Path) -> SavedModel:
   told = read_json(path / _CONFIG)
   config = config_of(path / _CONFIG, told)
   weights = names.canonical(_read_weights(path))
-  return assemble(
-    path, path / _WEIGHTS, config, weights, Tokenizer.load(path), told
-  )
+  tokenizer = Tokenizer.load(path)
+  saved = assemble(path, path / _WEIGHTS, config, weights, tokenizer, told)
+  embeds = pooling.read(path, tokenizer.lowercase)
+  if embeds is None:
+    return saved
+  rows = pooling.longest_row(path, saved.seq_len)
+  return dataclasses.replace(saved, pooling=embeds, seq_len=rows)
 
 
 def assemble(
@@ -172,7 +180,8 @@ def assemble(
 
   Raises:
     UserError: parameters are missing or of another shape than `config` has
-      them, or the vocabulary is larger.
+      them, or the vocabulary is another one, by its
+      size.
   """
   head = _head_of(weights)
   labels = told.get('id2label') or {}
@@ -196,10 +205,11 @@ def assemble(
         f'{file} does not fit the configuration beside it: {name} is '
         f'{value.shape} there and should be {wanted[name].shape}.'
       )
-  if tokenizer.vocab_size > config.vocab_size:
+  if not 0 <= config.vocab_size - tokenizer.vocab_size < _MOST_PADDING:
     raise UserError(
-      f'the vocabulary in {folder} has {tokenizer.vocab_size} tokens, and the '
-      f'model knows {config.vocab_size}: bring back the one it was made with.'
+      f'the vocabulary in {folder} has {tokenizer.vocab_size:,} tokens, and '
+      f'the model knows {config.vocab_size:,}: bring back the one it was made '
+      'with.'
     )
   return SavedModel(
     path=folder,

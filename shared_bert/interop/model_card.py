@@ -4,6 +4,7 @@ from typing import Any
 
 from shared_bert.interop.saved import SavedModel
 from shared_bert.model import parameters
+from shared_bert.model.config import BertConfig
 
 _METHODS = {
   'standard': 'separate matrices for queries, keys and values, as in BERT',
@@ -53,8 +54,8 @@ def write(saved: SavedModel, class_name: str, exported: int) -> str:
     '',
     f'# {class_name}, trained with {config.attention} attention',
     '',
-    f'Trained by shared_bert with {_METHODS[config.attention]}, and written as '
-    'a standard BERT that computes the same function.',
+    f'Trained by shared_bert with {_method(config)}, and written as a standard '
+    'BERT that computes the same function.',
     '',
     '| parameters | trained | in this folder |',
     '|---|---:|---:|',
@@ -83,6 +84,18 @@ def write(saved: SavedModel, class_name: str, exported: int) -> str:
   return '\n'.join([*lines, *_training(saved.facts), ''])
 
 
+def _method(config: BertConfig) -> str:
+  if rank := config.residual_rank:
+    return (
+      'one matrix W_s, and for each role a diagonal, a bias and two matrices '
+      f'of rank {rank}: W_q = W_s·diag(d_q) + A_q·B_q, and so for keys and '
+      'values. That adds to the method of Kowsher et al. (arXiv 2412.00359), '
+      'which is rank 0'
+    )
+  bias = ', with a bias for each role' if config.role_bias else ''
+  return _METHODS[config.attention] + bias
+
+
 def _training(facts: dict[str, Any]) -> list[str]:
   run = facts.get('run')
   if not run:
@@ -100,6 +113,12 @@ def _training(facts: dict[str, Any]) -> list[str]:
   ]
   if run.get('init_from'):
     lines.append(f'- started from {run["init_from"]}')
+  if share := train.get('distill_weight'):
+    lines.append(
+      f'- {share:.0%} of the loss was learnt from its predictions (Hinton et '
+      'al., arXiv 1503.02531), at temperature '
+      f'{train["distill_temperature"]:g}'
+    )
   versions = facts.get('versions', {})
   told = ', '.join(f'{name} {v}' for name, v in sorted(versions.items()))
   lines += [f'- {told}'] if told else []

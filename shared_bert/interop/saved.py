@@ -10,6 +10,7 @@ from flax import nnx
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
 from shared_bert.interop import folding
+from shared_bert.interop.pooling import Pooling
 from shared_bert.model import heads, parameters
 from shared_bert.model.config import BertConfig
 from shared_bert.model.encoder import BertModel
@@ -41,6 +42,8 @@ class SavedModel:
     seq_len: the longest row it was trained on.
     facts: what it says of its training: `step`, `metrics`, `run` (its config),
       `versions`; each may be missing.
+    pooling: what it says of its embeddings, a folder of sentence-transformers;
+      None of all others.
   """
 
   path: pathlib.Path
@@ -51,6 +54,7 @@ class SavedModel:
   label_names: tuple[str, ...]
   seq_len: int
   facts: dict[str, Any]
+  pooling: Pooling | None = None
 
   @property
   def num_outputs(self) -> int:
@@ -61,6 +65,11 @@ class SavedModel:
   def classifies(self) -> bool:
     """Whether it answers with a class or a score."""
     return self.head == 'classification'
+
+  @property
+  def predicts_words(self) -> bool:
+    """Whether it has a head for masked words."""
+    return self.head in ('masked_lm', 'pretraining')
 
   @property
   def run(self) -> dict[str, Any] | None:

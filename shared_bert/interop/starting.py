@@ -41,13 +41,13 @@ class Imported(Checkpoint):
   Attributes:
     saved: with standard attention and no more rows than its vocabulary.
     config: of the model that starts from it, standard or shared.
-    sample: rows of text that weight a fit, as `second_moments` takes them; or
-      None to weight all alike.
+    sample: gives rows of text that weight a fit, as `second_moments` takes
+      them; or None to weight all alike.
   """
 
   saved: SavedModel
   config: BertConfig
-  sample: dict[str, np.ndarray] | None = None
+  sample: Callable[[], dict[str, np.ndarray]] | None = None
 
   def load(self, abstract_state: Any) -> Any:
     """There is no optimiser's state to resume: raises TypeError."""
@@ -61,10 +61,14 @@ class Imported(Checkpoint):
     del abstract_params
     if self.config.attention == 'standard':
       return self.saved.params
+    say(
+      f'fitting     shared attention to {self.saved.path}, which can take '
+      'minutes …'
+    )
     moments = None
     if self.sample is not None:
       moments = second_moments(
-        self.saved.params, self.saved.config, self.sample
+        self.saved.params, self.saved.config, self.sample()
       )
     fit = fit_shared(
       self.saved.params,
@@ -136,9 +140,12 @@ def weighted_by(
   """
   if not isinstance(start, Imported) or start.config.attention == 'standard':
     return start
-  count = min(num_rows, _SAMPLE)
-  chosen = np.linspace(0, num_rows - 1, count).astype(np.int64)
-  sample = {name: np.asarray(value) for name, value in rows(chosen).items()}
+
+  def sample() -> dict[str, np.ndarray]:
+    count = min(num_rows, _SAMPLE)
+    chosen = np.linspace(0, num_rows - 1, count).astype(np.int64)
+    return {name: np.asarray(value) for name, value in rows(chosen).items()}
+
   return dataclasses.replace(start, sample=sample)
 
 

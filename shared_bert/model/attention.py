@@ -31,10 +31,11 @@ from flax import nnx
 
 from shared_bert.model import backends
 from shared_bert.model.config import BertConfig
-from shared_bert.model.layers import dense
+from shared_bert.model.layers import at, dense
 
 # Each projection maps x [B, S, D] to queries, keys and values, each [B, S, D]
-# with heads side by side in the last axis, in the dtype of x.
+# with heads side by side in the last axis, in the dtype of x. Given positions
+# `read` int32 [B, P], it makes queries of these alone, [B, P, D].
 QueriesKeysValues = tuple[jax.Array, jax.Array, jax.Array]
 # Where all three are one array S: S, and d_q∘d_k and d_v, float32 [D].
 SharedForm = tuple[jax.Array, jax.Array, jax.Array]
@@ -49,9 +50,11 @@ class StandardProjection(nnx.Module):
     self.key = dense(config, width, width, rngs=rngs)
     self.value = dense(config, width, width, rngs=rngs)
 
-  def __call__(self, x: jax.Array) -> QueriesKeysValues:
-    """[B, S, D] to three of the same shape and dtype."""
-    return self.query(x), self.key(x), self.value(x)
+  def __call__(
+    self, x: jax.Array, read: jax.Array | None = None
+  ) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype; queries at `read`."""
+    return self.query(at(x, read)), self.key(x), self.value(x)
 
 
 class LowRank(nnx.Module):
@@ -104,10 +107,12 @@ class SharedProjection(nnx.Module):
       self.key_residual = LowRank(config, rngs=rngs)
       self.value_residual = LowRank(config, rngs=rngs)
 
-  def __call__(self, x: jax.Array) -> QueriesKeysValues:
-    """[B, S, D] to three of the same shape and dtype."""
+  def __call__(
+    self, x: jax.Array, read: jax.Array | None = None
+  ) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype; queries at `read`."""
     s = self.shared(x)
-    q = s * self.d_q[...].astype(s.dtype)
+    q = at(s, read) * self.d_q[...].astype(s.dtype)
     k = s * self.d_k[...].astype(s.dtype)
     v = s * self.d_v[...].astype(s.dtype)
     if self.role_bias:
@@ -115,7 +120,7 @@ class SharedProjection(nnx.Module):
       k = k + self.key_bias[...].astype(s.dtype)
       v = v + self.value_bias[...].astype(s.dtype)
     if self.residual_rank:
-      q = q + self.query_residual(x)
+      q = q + self.query_residual(at(x, read))
       k = k + self.key_residual(x)
       v = v + self.value_residual(x)
     return q, k, v
@@ -136,10 +141,12 @@ class FoldedProjection(nnx.Module):
     self.shared = dense(config, width, width, rngs=rngs)
     self.d_qk = nnx.Param(jnp.ones((width,)))
 
-  def __call__(self, x: jax.Array) -> QueriesKeysValues:
-    """[B, S, D] to three of the same shape and dtype."""
+  def __call__(
+    self, x: jax.Array, read: jax.Array | None = None
+  ) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype; queries at `read`."""
     s = self.shared(x)
-    return s * self.d_qk[...].astype(s.dtype), s, s
+    return at(s, read) * self.d_qk[...].astype(s.dtype), s, s
 
   def shared_form(self, x: jax.Array) -> SharedForm:
     """[B, S, D] to S, of the same shape and dtype, d_q∘d_k and ones."""
@@ -155,10 +162,12 @@ class SymmetricProjection(nnx.Module):
     self.query = dense(config, width, width, rngs=rngs)
     self.value = dense(config, width, width, rngs=rngs)
 
-  def __call__(self, x: jax.Array) -> QueriesKeysValues:
-    """[B, S, D] to three of the same shape and dtype."""
+  def __call__(
+    self, x: jax.Array, read: jax.Array | None = None
+  ) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype; queries at `read`."""
     q = self.query(x)
-    return q, q, self.value(x)
+    return at(q, read), q, self.value(x)
 
 
 class PairwiseProjection(nnx.Module):
@@ -178,13 +187,16 @@ class PairwiseProjection(nnx.Module):
       pairwise = jax.random.normal(rngs.params(), (heads, size, size))
     self.pairwise = nnx.Param(pairwise)
 
-  def __call__(self, x: jax.Array) -> QueriesKeysValues:
-    """[B, S, D] to three of the same shape and dtype."""
+  def __call__(
+    self, x: jax.Array, read: jax.Array | None = None
+  ) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype; queries at `read`."""
     keys = self.query(x)
     pairwise = self.pairwise[...].astype(keys.dtype)
-    heads = keys.reshape(*keys.shape[:-1], pairwise.shape[0], -1)
+    q = at(keys, read)
+    heads = q.reshape(*q.shape[:-1], pairwise.shape[0], -1)
     queries = jnp.einsum('BSHK,HKJ->BSHJ', heads, pairwise)
-    return queries.reshape(keys.shape), keys, self.value(x)
+    return queries.reshape(q.shape), keys, self.value(x)
 
 
 class TiedProjection(nnx.Module):
@@ -195,10 +207,12 @@ class TiedProjection(nnx.Module):
       config, config.hidden_size, config.hidden_size, rngs=rngs
     )
 
-  def __call__(self, x: jax.Array) -> QueriesKeysValues:
-    """[B, S, D] to three of the same shape and dtype."""
+  def __call__(
+    self, x: jax.Array, read: jax.Array | None = None
+  ) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype; queries at `read`."""
     s = self.shared(x)
-    return s, s, s
+    return at(s, read), s, s
 
 
 class TiedKeyValueProjection(nnx.Module):
@@ -209,10 +223,12 @@ class TiedKeyValueProjection(nnx.Module):
     self.query = dense(config, width, width, rngs=rngs)
     self.key = dense(config, width, width, rngs=rngs)
 
-  def __call__(self, x: jax.Array) -> QueriesKeysValues:
-    """[B, S, D] to three of the same shape and dtype."""
+  def __call__(
+    self, x: jax.Array, read: jax.Array | None = None
+  ) -> QueriesKeysValues:
+    """[B, S, D] to three of the same shape and dtype; queries at `read`."""
     k = self.key(x)
-    return self.query(x), k, k
+    return self.query(at(x, read)), k, k
 
 
 PROJECTIONS = {
@@ -243,9 +259,14 @@ class SelfAttention(nnx.Module):
     """[..., D] to [..., H, K]."""
     return y.reshape(*y.shape[:-1], self.num_heads, -1)
 
-  def heads(self, x: jax.Array) -> QueriesKeysValues:
-    """[B, S, D] to queries, keys and values, each [B, S, H, K]."""
-    q, k, v = self.projection(x)
+  def heads(
+    self, x: jax.Array, read: jax.Array | None = None
+  ) -> QueriesKeysValues:
+    """[B, S, D] to queries, keys and values, each [B, S, H, K].
+
+    With positions int32 [B, P], queries are [B, P, H, K].
+    """
+    q, k, v = self.projection(x, read)
     return self._split(q), self._split(k), self._split(v)
 
   def shared_heads(self, x: jax.Array) -> SharedForm:
@@ -260,6 +281,7 @@ class SelfAttention(nnx.Module):
     x: jax.Array,
     segment_ids: jax.Array,
     key: jax.Array | None = None,
+    read: jax.Array | None = None,
   ) -> jax.Array:
     """Lets every token look at the tokens of its own segment.
 
@@ -267,14 +289,20 @@ class SelfAttention(nnx.Module):
       x: [B, S, D].
       segment_ids: int32 [B, S]; 0 is padding, equal numbers see each other.
       key: random key of the dropout, or None in evaluation.
+      read: int32 [B, P], the positions that anything reads; None for all.
 
     Returns:
-      [B, S, D], after the output projection, in the dtype of `x`.
+      [B, S, D], or [B, P, D] of `read`, after the output projection, in the
+      dtype of `x`.
     """
-    backend = backends.BACKENDS[self.backend]
-    heads = self.shared_heads if backend.takes_shared_form else self.heads
-    dropped = {}
-    if backend.drops:
-      dropped = {'dropout_rate': self.dropout_rate, 'key': key}
-    context = backend.attend(*heads(x), segment_ids, **dropped)
-    return self.output(context.reshape(x.shape))
+    if self.backend == 'xla' or read is not None:
+      # Few queries of many keys make few scores, with nothing to fuse.
+      q, k, v = self.heads(x, read)
+      context = backends.xla_attention(
+        q, k, v, segment_ids, dropout_rate=self.dropout_rate, key=key, read=read
+      )
+    else:
+      backend = backends.BACKENDS[self.backend]
+      heads = self.shared_heads if backend.takes_shared_form else self.heads
+      context = backend.attend(*heads(x), segment_ids)
+    return self.output(context.reshape(*context.shape[:2], -1))

@@ -63,6 +63,9 @@ class BertConfig:
     folded: `shared` only, for inference: d_k is folded into d_q and d_v into
       W_o, so that keys and values are S itself; `interop.folding` makes the
       parameters.
+    last_apart: for inference: the parameters of the last layer beside the
+      stack of the others, out of which it would have to be cut each time;
+      `interop.folding` parts them.
     role_bias: `shared` only: one bias per role, added after the diagonals,
       in place of the shared one. It breaks the symmetry of the scores.
     residual_rank: `shared` with `role_bias` only: r, of a product of two
@@ -103,6 +106,7 @@ class BertConfig:
   role_bias: bool = False
   residual_rank: int = 0
   folded: bool = False
+  last_apart: bool = False
   pairwise_init: str = 'normal'
   hidden_dropout: float = 0.1
   attention_dropout: float = 0.1

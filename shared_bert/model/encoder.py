@@ -16,7 +16,14 @@ from shared_bert.errors import UserError
 from shared_bert.model import sharding
 from shared_bert.model.attention import SelfAttention
 from shared_bert.model.config import BertConfig
-from shared_bert.model.layers import dense, dropout, embed, layer_norm
+from shared_bert.model.layers import (
+  PRODUCT,
+  at,
+  dense,
+  dropout,
+  embed,
+  layer_norm,
+)
 
 
 def positions_in_segments(segment_ids: jax.Array) -> jax.Array:
@@ -96,20 +103,31 @@ class EncoderLayer(nnx.Module):
     x: jax.Array,
     segment_ids: jax.Array,
     key: jax.Array | None = None,
+    read: jax.Array | None = None,
   ) -> jax.Array:
-    """[B, S, D], int32 [B, S] and a key or None, to [B, S, D]."""
+    """A layer, of all positions or of those that anything reads.
+
+    Args:
+      x: [B, S, D].
+      segment_ids: int32 [B, S].
+      key: random key of the dropout, or None.
+      read: int32 [B, P], or None for all.
+
+    Returns:
+      [B, S, D], or [B, P, D] of `read`.
+    """
     keys: Sequence[jax.Array | None] = (None,) * 3
     if key is not None:
       keys = tuple(jax.random.split(key, 3))
 
     def attend(y: jax.Array) -> jax.Array:
-      y = self.attention(y, segment_ids, keys[0])
+      y = self.attention(y, segment_ids, keys[0], read)
       return dropout(y, self.dropout_rate, keys[1])
 
     def feed(y: jax.Array) -> jax.Array:
       return dropout(self.feed_forward(y), self.dropout_rate, keys[2])
 
-    x = x + attend(self.attention_input(x))
+    x = at(x, read) + attend(self.attention_input(x))
     if self.pre_norm:
       return x + feed(self.feed_forward_norm(x))
     x = self.attention_norm(x)
@@ -118,7 +136,10 @@ class EncoderLayer(nnx.Module):
 
 _REMAT_POLICIES = {
   'full': None,
-  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'dots': jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(PRODUCT),
+  ),
 }
 
 
@@ -129,9 +150,13 @@ class Encoder(nnx.Module):
     self.config = config
     self.embeddings = Embeddings(config, rngs=rngs)
     # One stack of parameters with a leading L axis, each layer from its key.
+    keys = jax.random.split(rngs.params(), config.num_layers)
+    if config.last_apart:
+      keys, last_key = keys[:-1], keys[-1]
+      self.last = EncoderLayer(config, rngs=nnx.Rngs(last_key))
     self.layers = nnx.vmap(
       lambda key: EncoderLayer(config, rngs=nnx.Rngs(key))
-    )(jax.random.split(rngs.params(), config.num_layers))
+    )(keys)
     if config.pre_norm:
       self.final_norm = layer_norm(config, rngs=rngs)
 
@@ -141,6 +166,7 @@ class Encoder(nnx.Module):
     token_type_ids: jax.Array | None = None,
     segment_ids: jax.Array | None = None,
     key: jax.Array | None = None,
+    read: jax.Array | None = None,
   ) -> jax.Array:
     """Encodes rows of tokens.
 
@@ -151,21 +177,25 @@ class Encoder(nnx.Module):
         own number. An attention mask of 0 and 1 is one such; a packed row has
         1, 2, 3, … and positions restart in each. Default all 1.
       key: random key of the dropout, or None in evaluation.
+      read: int32 [B, P], the positions that a head reads; None for all. The
+        last layer then computes no others: keys and values of all tokens, but
+        queries and all that follows of P. That is exact, and saves 6 % of the
+        products of base with 15 % of 128 tokens masked.
 
     Returns:
-      [B, S, D] in the compute dtype.
+      [B, S, D], or [B, P, D] of `read`, in the compute dtype.
 
     Raises:
       UserError: if the rows are longer than the model has positions.
     """
-    x, _ = self.observe(
+    return self._encode(
       lambda layer, x, segment_ids: None,
       input_ids,
       token_type_ids,
       segment_ids,
       key,
-    )
-    return x
+      read,
+    )[0]
 
   def observe(
     self,
@@ -192,6 +222,17 @@ class Encoder(nnx.Module):
     Raises:
       UserError: if the rows are longer than the model has positions.
     """
+    return self._encode(look, input_ids, token_type_ids, segment_ids, key, None)
+
+  def _encode(
+    self,
+    look: Callable[[EncoderLayer, jax.Array, jax.Array], Any],
+    input_ids: jax.Array,
+    token_type_ids: jax.Array | None,
+    segment_ids: jax.Array | None,
+    key: jax.Array | None,
+    read: jax.Array | None,
+  ) -> tuple[jax.Array, Any]:
     if input_ids.shape[1] > self.config.max_positions:
       raise UserError(
         f'Rows of {input_ids.shape[1]} tokens are longer than '
@@ -211,9 +252,19 @@ class Encoder(nnx.Module):
     x = sharding.by_rows(x)
 
     graph, parameters = nnx.split(self.layers)
+    layers, last = (parameters, layer_keys), None
+    if self.config.last_apart:
+      last_key = None if layer_keys is None else layer_keys[-1]
+      layers = parameters, None if layer_keys is None else layer_keys[:-1]
+      last = nnx.split(self.last)[1], last_key
+    elif read is not None:
+      last = jax.tree.map(lambda y: y[-1], layers)
+      layers = jax.tree.map(lambda y: y[:-1], layers)
 
     def apply_layer(
-      x: jax.Array, layer: tuple[Any, jax.Array | None]
+      x: jax.Array,
+      layer: tuple[Any, jax.Array | None],
+      read: jax.Array | None = None,
     ) -> tuple[jax.Array, Any]:
       layer_parameters, layer_key = layer
       layer_parameters = sharding.whole(
@@ -221,25 +272,35 @@ class Encoder(nnx.Module):
       )
       block = nnx.merge(graph, layer_parameters)
       seen = look(block, x, segment_ids)
-      return sharding.by_rows(block(x, segment_ids, layer_key)), seen
+      return sharding.by_rows(block(x, segment_ids, layer_key, read)), seen
 
     policies = _REMAT_POLICIES
     if sharding.is_sharded():
       policies = policies | {'none': sharding.save_all_but_whole}
-    if self.config.remat in policies:
-      apply_layer = jax.checkpoint(
+
+    def spared(is_scanned: bool) -> Callable[..., tuple[jax.Array, Any]]:
+      """`apply_layer`, keeping what `remat` says for the backward pass."""
+      if self.config.remat not in policies:
+        return apply_layer
+      return jax.checkpoint(
         apply_layer,
         policy=policies[self.config.remat],
         # A scan keeps XLA from merging both computations; unrolled layers
         # need the barriers, which cost fusions.
-        prevent_cse=not self.config.scan_layers,
+        prevent_cse=not is_scanned,
       )
+
     x, seen = jax.lax.scan(
-      apply_layer,
+      spared(self.config.scan_layers),
       x,
-      (parameters, layer_keys),
+      layers,
       unroll=1 if self.config.scan_layers else num_layers,
     )
+    if last is not None:
+      x, seen_last = spared(is_scanned=False)(x, last, read)
+      seen = jax.tree.map(
+        lambda stack, one: jnp.concatenate([stack, one[None]]), seen, seen_last
+      )
     return (self.final_norm(x) if self.config.pre_norm else x), seen
 
 
@@ -251,13 +312,8 @@ class Pooler(nnx.Module):
       config, config.hidden_size, config.hidden_size, rngs=rngs
     )
 
-  def __call__(
-    self, x: jax.Array, first_positions: jax.Array | None = None
-  ) -> jax.Array:
-    """[B, S, D] to [B, D]; of packed rows, with int32 [B, M], to [B, M, D]."""
-    if first_positions is None:
-      return jnp.tanh(self.dense(x[:, 0]))
-    firsts = jnp.take_along_axis(x, first_positions[:, :, None], axis=1)
+  def __call__(self, firsts: jax.Array) -> jax.Array:
+    """Vectors of first tokens, [..., D], to [..., D]."""
     return jnp.tanh(self.dense(firsts))
 
 
@@ -277,4 +333,4 @@ class BertModel(nnx.Module):
   ) -> tuple[jax.Array, jax.Array]:
     """As `Encoder`; returns ([B, S, D], pooled [B, D])."""
     x = self.encoder(input_ids, token_type_ids, segment_ids, key)
-    return x, self.pooler(x)
+    return x, self.pooler(x[:, 0])

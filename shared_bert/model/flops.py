@@ -33,6 +33,17 @@ _MATRICES = {
   'tied_kv': 2,
 }
 
+# How many of these make queries alone, which the last layer needs only of the
+# tokens that are read (`Encoder`).
+_QUERY = {
+  'standard': 1,
+  'shared': 0,
+  'symmetric': 0,
+  'pairwise': 0,
+  'tied': 0,
+  'tied_kv': 1,
+}
+
 # TFLOP/s of dense matrix products in bfloat16 with float32 sums, of one JAX
 # device. Names are looked for in `device.device_kind`, the first that is in it
 # counts. None of these is a measurement.
@@ -80,6 +91,14 @@ def _pairwise_flops(config: BertConfig) -> float:
   return 2.0 * config.hidden_size * config.head_size
 
 
+def _layers_of_queries(
+  config: BertConfig, seq_len: int, masked_per_row: float, num_outputs: int
+) -> float:
+  """L, the last layer counted as the share of its tokens that are read."""
+  read = masked_per_row + (1 if num_outputs else 0)
+  return config.num_layers - 1 + (read / seq_len if read else 1.0)
+
+
 def forward_flops_per_token(
   config: BertConfig,
   seq_len: int,
@@ -103,37 +122,46 @@ def forward_flops_per_token(
   square = 2.0 * width**2
   head = square + 2.0 * width * config.vocab_size
   pooled = square + 2.0 * width * num_outputs if num_outputs else 0.0
-  projections = (
-    _MATRICES[config.attention] * square
-    + _pairwise_flops(config)
-    # Three roles, two matrices [D, r] each.
-    + 12.0 * width * config.residual_rank
-  )
+  # Of all tokens, and of those alone that are read of the last layer.
+  for_all = (_MATRICES[config.attention] - _QUERY[config.attention]) * square
+  for_queries = _QUERY[config.attention] * square + _pairwise_flops(config)
+  # A role has two matrices [D, r].
+  for_all += 8.0 * width * config.residual_rank
+  for_queries += 4.0 * width * config.residual_rank
+  times = _layers_of_queries(config, seq_len, masked_per_row, num_outputs)
   return {
     'embeddings': 0.0,
-    'query/key/value': layers * projections,
-    'scores and values': layers * 4.0 * seq_len * width,
-    'attention output': layers * square,
-    'feed-forward': layers * 4.0 * width * config.intermediate_size,
+    'query/key/value': layers * for_all + times * for_queries,
+    'scores and values': times * 4.0 * seq_len * width,
+    'attention output': times * square,
+    'feed-forward': times * 4.0 * width * config.intermediate_size,
     'masked words': head * masked_per_row / seq_len,
     'classifier': pooled / seq_len,
   }
 
 
-def recomputed_flops_per_token(config: BertConfig, seq_len: int) -> float:
+def recomputed_flops_per_token(
+  config: BertConfig,
+  seq_len: int,
+  masked_per_row: float = 0,
+  num_outputs: int = 0,
+) -> float:
   """What `model.remat` adds to a step: a part of the forward pass, again.
 
   Args:
     config: of the model. `full` repeats the layers; `dots` only products of
       two activations or within heads, whose results it does not keep.
     seq_len: S.
+    masked_per_row: P.
+    num_outputs: C, or 0.
   """
   if config.remat == 'none':
     return 0.0
-  forward = forward_flops_per_token(config, seq_len)
+  read = (seq_len, masked_per_row, num_outputs)
+  forward = forward_flops_per_token(config, *read)
   if config.remat == 'full':
     return sum(forward[block] for block in LAYER_BLOCKS)
-  repeated = config.num_layers * _pairwise_flops(config)
+  repeated = _layers_of_queries(config, *read) * _pairwise_flops(config)
   return forward['scores and values'] + repeated
 
 
@@ -162,7 +190,7 @@ def train_flops_per_token(
     ).values()
   )
   return _FORWARD_AND_BACKWARD * forward + recomputed_flops_per_token(
-    config, seq_len
+    config, seq_len, masked_per_row, num_outputs
   )
 
 

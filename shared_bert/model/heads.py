@@ -13,6 +13,11 @@ from shared_bert.model.encoder import Encoder, Pooler
 from shared_bert.model.layers import dense, dropout, layer_norm
 
 
+def first_tokens(input_ids: jax.Array) -> jax.Array:
+  """Where [CLS] is in rows int32 [B, S] of one text: zeros, int32 [B, 1]."""
+  return jnp.zeros_like(input_ids[:, :1])
+
+
 def _key_for(key: jax.Array | None, number: int) -> jax.Array | None:
   return None if key is None else jax.random.fold_in(key, number)
 
@@ -27,12 +32,8 @@ class _WordPrediction(nnx.Module):
     self.norm = layer_norm(config, rngs=rngs)
     self.decoder_bias = nnx.Param(jnp.zeros((config.vocab_size,)))
 
-  def words(
-    self, x: jax.Array, masked_positions: jax.Array | None
-  ) -> jax.Array:
-    """[B, S, D] and int32 [B, P] or None to logits, float32 [B, P, V]."""
-    if masked_positions is not None:
-      x = jnp.take_along_axis(x, masked_positions[:, :, None], axis=1)
+  def words(self, x: jax.Array) -> jax.Array:
+    """[B, P, D] to logits, float32 [B, P, V]."""
     x = self.norm(jax.nn.gelu(self.transform(x), approximate=False))
     logits = self.encoder.embeddings.word.attend(x)
     return logits.astype(jnp.float32) + self.decoder_bias[...]
@@ -58,13 +59,17 @@ class BertForMaskedLM(_WordPrediction):
       segment_ids: int32 [B, S] or None.
       key: random key of the dropout, or None in evaluation.
       masked_positions: int32 [B, P], where to predict; only these reach the
-        vocabulary. None predicts everywhere (P = S).
+        last layer's feed-forward and the vocabulary. None predicts everywhere
+        (P = S).
 
     Returns:
       float32 [B, P, V].
     """
-    x = self.encoder(input_ids, token_type_ids, segment_ids, key)
-    return self.words(x, masked_positions)
+    return self.words(
+      self.encoder(
+        input_ids, token_type_ids, segment_ids, key, masked_positions
+      )
+    )
 
 
 class BertForPreTraining(_WordPrediction):
@@ -101,9 +106,14 @@ class BertForPreTraining(_WordPrediction):
       Logits over the vocabulary, float32 [B, P, V], and over whether the
       second text follows (0) or is a random one (1), float32 [B, 2].
     """
-    x = self.encoder(input_ids, token_type_ids, segment_ids, key)
-    next_sentence = self.next_sentence(self.pooler(x))
-    return self.words(x, masked_positions), next_sentence.astype(jnp.float32)
+    read = masked_positions
+    if read is not None:
+      read = jnp.concatenate([first_tokens(input_ids), read], axis=1)
+    x = self.encoder(input_ids, token_type_ids, segment_ids, key, read)
+    next_sentence = self.next_sentence(self.pooler(x[:, 0]))
+    # What was read for the pooler is no word.
+    words = self.words(x if read is None else x[:, 1:])
+    return words, next_sentence.astype(jnp.float32)
 
 
 class BertForSequenceClassification(nnx.Module):
@@ -137,8 +147,12 @@ class BertForSequenceClassification(nnx.Module):
     Returns:
       float32 [B, num_outputs], or of packed rows [B, M, num_outputs].
     """
-    x = self.encoder(input_ids, token_type_ids, segment_ids, _key_for(key, 0))
-    pooled = self.pooler(x, first_positions)
+    is_packed = first_positions is not None
+    firsts = first_positions if is_packed else first_tokens(input_ids)
+    x = self.encoder(
+      input_ids, token_type_ids, segment_ids, _key_for(key, 0), firsts
+    )
+    pooled = self.pooler(x if is_packed else x[:, 0])
     pooled = dropout(pooled, self.dropout_rate, _key_for(key, 1))
     return self.classifier(pooled).astype(jnp.float32)
 

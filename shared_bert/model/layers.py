@@ -1,13 +1,18 @@
 """The small parts that every block is made of."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from shared_bert.model.config import BertConfig
 
+# What `jax.checkpoint` calls the results of projections, whose products it does
+# not see.
+PRODUCT = 'product'
 # Standard deviation of N(0, 1) cut off at ±2, as in jax.nn.initializers.
 _TRUNCATED_STD = 0.87962566103423978
 
@@ -34,6 +39,49 @@ class LayerNorm(nnx.LayerNorm):
   def __call__(self, x: jax.Array) -> jax.Array:
     """[..., D] to [..., D], in the dtype of `x`."""
     return super().__call__(x).astype(x.dtype)
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """x·W, with a gradient that every backend multiplies at its full speed.
+
+  Autodiff asks for (dYᵀ·X)ᵀ as W's, for which XLA on CPUs copies dY and leaves
+  its faster kernels: 98 ms instead of 68 of a feed-forward product of base, and
+  a sixth of a training step. Xᵀ·dY is the same sum.
+
+  Args:
+    x: [..., D].
+    kernel: [D, F], of the same dtype.
+
+  Returns:
+    [..., F].
+  """
+  return jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def _product_forward(x, kernel):
+  return product(x, kernel), (x, kernel)
+
+
+def _product_backward(kept, gradient):
+  x, kernel = kept
+  last = x.ndim - 1
+  rows = tuple(range(last))
+  return (
+    jax.lax.dot_general(gradient, kernel, (((last,), (1,)), ((), ()))),
+    jax.lax.dot_general(x, gradient, ((rows, rows), ((), ()))),
+  )
+
+
+product.defvjp(_product_forward, _product_backward)
+
+
+def _linear_product(
+  x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any
+) -> jax.Array:
+  """`product` as `nnx.Linear` calls it, which asks for no other one."""
+  del dimensions, options
+  return checkpoint_name(product(x, kernel), PRODUCT)
 
 
 def dense(
@@ -64,8 +112,16 @@ def dense(
     dtype=config.compute_dtype,
     param_dtype=jnp.float32,
     kernel_init=_initializer(config),
+    dot_general=_linear_product,
     rngs=rngs,
   )
+
+
+def at(x: jax.Array, positions: jax.Array | None) -> jax.Array:
+  """[B, S, D] at positions int32 [B, P], [B, P, D]; all of it with None."""
+  if positions is None:
+    return x
+  return jnp.take_along_axis(x, positions[:, :, None], axis=1)
 
 
 # Up to here the gradient of a table is a product with one-hot rows.
@@ -153,13 +209,14 @@ def layer_norm(config: BertConfig, *, rngs: nnx.Rngs) -> LayerNorm:
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   """Zeroes elements with probability `rate` and rescales the others.
 
-  One byte is drawn per element instead of a float32 uniform: a quarter of the
-  random bits, at the price of a rate rounded to a multiple of 1/256 (0.1
-  becomes 0.1016; below 1/512 nothing is dropped). The rescaling uses the
-  rounded rate, so the expectation is that of `x`.
+  A byte decides on an element, and four are drawn at once: a quarter of the
+  random numbers (`jax.random.bits` of bytes draws one of 32 bits for each), at
+  the price of a rate rounded to a multiple of 1/256 (0.1 becomes 0.1016; below
+  1/512 nothing is dropped). The rescaling uses the rounded rate, so the
+  expectation is that of `x`.
 
   Args:
-    x: any shape, any floating dtype.
+    x: any shape but a scalar's, any floating dtype.
     rate: probability, in [0, 1).
     key: a random key, or None to leave `x` as it is (evaluation).
 
@@ -169,7 +226,10 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
   dropped = min(round(rate * 256), 255)
   if key is None or dropped == 0:
     return x
-  keep = jax.random.bits(key, x.shape, jnp.uint8) >= dropped
+  *leading, last = x.shape
+  words = jax.random.bits(key, (*leading, -(-last // 4)), jnp.uint32)
+  drawn = jax.lax.bitcast_convert_type(words, jnp.uint8)
+  keep = drawn.reshape(*leading, -1)[..., :last] >= dropped
   # In float32: a factor rounded to bfloat16 would shift the mean by 0.3 %.
   scaled = x.astype(jnp.float32) * (256 / (256 - dropped))
   return jnp.where(keep, scaled, 0).astype(x.dtype)

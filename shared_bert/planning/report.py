@@ -48,7 +48,7 @@ def show(
     f'mesh        {axes}, parameters '
     + (f'shared by {fsdp} devices' if fsdp > 1 else 'copied to each device')
     + '\n'
-    f'model       {run_plan.model_line(config.model.size, subject.model)}'
+    f'model       {run_plan.model_line(subject.model)}'
   )
   say('\n'.join([*subject.data, '']))
   say('\n'.join([*tables.parameter_lines(subject), '']))

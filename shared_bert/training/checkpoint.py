@@ -32,6 +32,14 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 # How TensorStore, which writes the arrays, words an error of the file system.
 _FILE_ERROR = re.compile(r"([^:]+) \[os_error_code='\d+'\]")
 _PROCESS_START = time.time()
+# Commands take the models of others where they take checkpoints.
+_ACCEPTED = (
+  'name a workdir, its checkpoints folder or the folder of one step; or a BERT '
+  'of others: a folder with config.json, model.safetensors and a vocabulary, '
+  'or a checkpoint of google-research/bert'
+)
+# NAME or OWNER/NAME of Hugging Face's hub.
+_HUB_NAME = re.compile(r'(?:([\w-][\w.-]*)/)?([\w-][\w.-]*)', re.ASCII)
 
 
 class Checkpoints:
@@ -297,12 +305,12 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
   Raises:
     UserError: There is none, or the one named is damaged.
   """
-  path = pathlib.Path(path).absolute()
+  named, path = str(path), pathlib.Path(path).absolute()
+  if path.is_file():
+    raise UserError(f'the checkpoint {path} is a file: {_ACCEPTED}.')
   if not path.is_dir():
-    what = 'a file' if path.is_file() else 'not there'
     raise UserError(
-      f'the checkpoint {path} is {what}: name a workdir, its checkpoints '
-      'folder or the folder of one step.'
+      f'the checkpoint {path} is not there: {_ACCEPTED}.{_fetched(named)}'
     )
   if (path / manifest.NAME).exists() or (path / STATE).exists():
     return step_folders.open_named(path)
@@ -315,11 +323,20 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
         f'{path} holds several runs, each with its own checkpoints: name one '
         f'of them, such as {several[0].parent}.'
       )
-    raise UserError(
-      f'there is no intact checkpoint in {path}: name a workdir, its '
-      'checkpoints folder or the folder of one step.'
-    )
+    raise UserError(f'there is no intact checkpoint in {path}: {_ACCEPTED}.')
   return newest
+
+
+def _fetched(named: str) -> str:
+  """How what may be meant for a model of Hugging Face's hub is fetched."""
+  found = _HUB_NAME.fullmatch(named)
+  if not found or (found[1] and pathlib.Path(found[1]).exists()):
+    return ''
+  return (
+    ' Nothing is downloaded here: if that is a name on the Hugging Face hub, '
+    f'`hf download {named} --local-dir {found[2]}` fetches it, and its name '
+    f'here is ./{found[2]}.'
+  )
 
 
 @contextlib.contextmanager

@@ -147,6 +147,7 @@ def train(
   *,
   position: Position,
   evaluate: Callable[[Any, Phase], Evaluation],
+  evaluate_start: Callable[[Any, Phase], Evaluation] | None,
   attention_entropy: Callable[[Any], dict[str, float]],
   learning_rate: Callable[[float], float],
   flops_per_token: Callable[[int], float],
@@ -169,6 +170,7 @@ def train(
     batches: of a phase.
     position: where the run stands; moved.
     evaluate: parameters and phase to metrics by split and pictures.
+    evaluate_start: the same before the first step, or None.
     attention_entropy: parameters to what is seen of their attention, by name.
     learning_rate: of the share of the run that is done.
     flops_per_token: of a training step, by the length of its rows.
@@ -251,6 +253,13 @@ def train(
       log.write(step, 'token_attention_entropy', values)
     log.write_layers(step, diagonals(state['params']))
 
+  def tell(step: int, found: Evaluation) -> None:
+    for split, values in found.metrics.items():
+      log.write(step, split, values)
+      shown = '  '.join(f'{k} {v:.4f}' for k, v in values.items())
+      say(f'  step {step:,} {split}: {shown}')
+    log.write_pictures(step, found.pictures)
+
   def save(step: int) -> None:
     metrics = {
       f'{split}/{name}': value
@@ -305,6 +314,8 @@ def train(
       say('compiling the first step, which can take a minute …')
     if start == 0:
       look_inside(0)
+      if evaluate_start:
+        tell(0, evaluate_start(state['params'], position.phase))
     for step, its_phase, batch in meter.waits(coming):
       trace.before(step)
       rate = learning_rate(position.progress)
@@ -352,11 +363,7 @@ def train(
         if evaluating:
           progress.clear()
           evaluation = evaluate(state['params'], phase)
-          for split, values in evaluation.metrics.items():
-            log.write(step, split, values)
-            shown = '  '.join(f'{k} {v:.4f}' for k, v in values.items())
-            say(f'  step {step:,} {split}: {shown}')
-          log.write_pictures(step, evaluation.pictures)
+          tell(step, evaluation)
           look_inside(step)
         save(step)
       if position.is_over:

@@ -112,6 +112,7 @@ def run(
   learning_rate: Callable[[float], float],
   batches: Batches,
   evaluate: Callable[[Any, Phase], Evaluation],
+  evaluate_start: Callable[[Any, Phase], Evaluation] | None = None,
   attention_entropy: Callable[[Any], dict[str, float]],
   flops_per_token: Callable[[int], float],
   identity: dict[str, Any],
@@ -138,6 +139,7 @@ def run(
     learning_rate: of the share of the run that is done.
     batches: (phase, steps done, last step) to placed batches of these steps.
     evaluate: parameters and phase to metrics by split and pictures.
+    evaluate_start: the same before the first step, where there is a start.
     attention_entropy: parameters to what is seen of their attention, by name;
       logged before the first step and at each evaluation.
     flops_per_token: of a training step, by the length of its rows.
@@ -219,6 +221,7 @@ def run(
       batches,
       position=position,
       evaluate=evaluate,
+      evaluate_start=evaluate_start if start else None,
       attention_entropy=attention_entropy,
       learning_rate=learning_rate,
       flops_per_token=flops_per_token,
