@@ -24,6 +24,7 @@ from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
 from shared_bert.training.run import Options
+from shared_bert.training.schedules import schedule_of_config
 
 
 @workdir_lib.alone_in_workdir
@@ -107,7 +108,7 @@ def finetune(
 
   # Plan and run.
   course = config_lib.course_of(config, (config.data.seq_len,), rows.num_rows)
-  schedule = optimizer_lib.schedule_of_config(
+  schedule = schedule_of_config(
     train, config_lib.warmup_of(config, course.steps)
   )
   plan = run_plan.describe(

@@ -4,8 +4,9 @@
   predict([('A man sleeps.', 'A person sleeps.')])
 
 Shared attention is folded first: one projection, and keys and values that are
-one array. Texts are sorted by length and computed in batches of few shapes, so
-that a long list compiles a handful of times.
+one array. The last layer computes what is read alone. Texts are sorted by
+length and computed in batches of few shapes, so that a long list compiles a
+handful of times.
 """
 
 import functools
@@ -23,6 +24,7 @@ from shared_bert.errors import UserError
 from shared_bert.interop.pooling import POOLINGS, Pooling
 from shared_bert.interop.saved import SavedModel
 from shared_bert.model.encoder import Encoder
+from shared_bert.model.heads import first_tokens
 from shared_bert.model.parameters import applier
 from shared_bert.texts import Place, Text, as_list, is_one, numbered
 
@@ -101,7 +103,10 @@ class Predictor:
     self.cut = 0
     self._saved, self._top_k, self._batch_size = saved, top_k, batch_size
     self._no_answer = no_answer
+    how = _pooling(saved, pooling) if self.task == 'embed' else Pooling('cls')
     folded = saved.folded()
+    if self.task != 'answer' and how.mode == 'cls':  # which read few tokens
+      folded = folded.with_last_apart()
     make, params = folded.make, folded.params
     if self.task == 'embed':
       make = functools.partial(_make_encoder, folded.config)
@@ -115,8 +120,7 @@ class Predictor:
     elif self.task == 'answer':
       self._compute = jax.jit(functools.partial(_span_logits, apply))
     else:
-      pooled = functools.partial(_pooled, apply, _pooling(saved, pooling))
-      self._compute = jax.jit(pooled)
+      self._compute = jax.jit(functools.partial(_pooled, apply, how))
 
   def __call__(
     self,
@@ -379,7 +383,8 @@ def _pooled(
   segment_ids: jax.Array,
 ) -> jax.Array:
   """One vector a row, float32 [B, D]."""
-  x = apply(params, input_ids, token_type_ids, segment_ids)
+  read = first_tokens(input_ids) if pooling.mode == 'cls' else None
+  x = apply(params, input_ids, token_type_ids, segment_ids, None, read)
   x = x.astype(jnp.float32)
   if pooling.mode == 'cls':
     pooled = x[:, 0]

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from shared_bert import command_line, config_flag, validation
+from shared_bert import (
+  command_line,
+  compilation_cache,
+  config_flag,
+  file_validation,
+  validation,
+)
 from shared_bert.errors import Preempted
 
 flags.declare_key_flag(config_flag.CONFIG)
@@ -98,6 +104,10 @@ def _command() -> None:
   )
   try:
     validation.validate(config)
+    # Of several processes some may lack what the first alone reads.
+    if processes.count() == 1 and not (workdir / 'results.json').exists():
+      file_validation.check_files(config)
+    compilation_cache.keep_programs()
     with processes.losses():
       _run_job(config, workdir)
   except (Preempted, KeyboardInterrupt) as error:

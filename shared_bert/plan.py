@@ -13,7 +13,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from shared_bert import command_line, config_flag
+from shared_bert import (
+  command_line,
+  config_flag,
+  train_validation,
+  validation,
+)
 from shared_bert.errors import UserError
 
 flags.declare_key_flag(config_flag.CONFIG)
@@ -74,8 +79,8 @@ def _command() -> None:
   if memory is not None and not 0 < memory < float('inf'):
     raise UserError(f'--memory={memory:g} must be above 0 and finite.')
 
+  validation.validate(config, needs_data=False)
   # Imported late, for --help's sake.
-  from shared_bert import train_validation, validation
   from shared_bert.planning import course as course_lib
   from shared_bert.planning import report
 
@@ -83,7 +88,6 @@ def _command() -> None:
     _DEVICE.value, _TFLOPS.value, _UTILISATION.value
   )
   num_devices = axes.get('data', 1) * axes.get('fsdp', 1)
-  validation.validate(config, needs_data=False)
   if config.job not in ('quickstart', 'eval'):
     train_validation.check_shares(config, num_devices)
     if 'fsdp' in axes:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from shared_bert import answers, command_line
+from shared_bert import answers, command_line, compilation_cache
 from shared_bert.checkpoint_flag import CHECKPOINT
 from shared_bert.data import table_files, text_files
 from shared_bert.errors import UserError
@@ -74,6 +74,7 @@ def _command(words: list[str]) -> None:
   # Imported late, for --help's sake.
   import shared_bert
 
+  compilation_cache.keep_programs()
   predict = shared_bert.load(
     command_line.expand_home(CHECKPOINT.value),
     _TASK.value,

@@ -132,7 +132,7 @@ def prepare(
       `prepare_corpus` raise.
   """
   if isinstance(patterns, str):
-    patterns = _split(patterns)
+    patterns = sources.patterns_of(patterns)
   tokenizer: Tokenizer | NewVocabulary
   if vocab is not None and vocab_size is None:
     tokenizer = Tokenizer.load(vocab, lowercase)
@@ -203,7 +203,7 @@ def prepare_text(
   Raises:
     UserError: as `prepare`.
   """
-  patterns = _split(text)
+  patterns = sources.patterns_of(text)
   found = sources.find_sources(patterns, 'data.text', text_key, directory)
   described = [source.describe() for source in found]
   hashes = [(item['sha256'], item['read_as']) for item in described]
@@ -221,11 +221,6 @@ def prepare_text(
     data_dir=directory,
   )
   return folder
-
-
-def _split(text: str) -> list[str]:
-  """The patterns of a list with commas."""
-  return [part.strip() for part in text.split(',') if part.strip()]
 
 
 def _split_options(texts: Sequence[str]) -> list[str]:

@@ -31,6 +31,7 @@ from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import say
 from shared_bert.training.loop import LoopSettings
 from shared_bert.training.run import Options
+from shared_bert.training.schedules import schedule_of_config
 from shared_bert.training.step_folders import Checkpoint
 
 
@@ -158,7 +159,7 @@ def pretrain(
   course = config_lib.course_of(
     config, [corpus.seq_len for corpus in corpora], rows[0].num_rows
   )
-  schedule = optimizer_lib.schedule_of_config(
+  schedule = schedule_of_config(
     train, config_lib.warmup_of(config, course.steps)
   )
   told = [

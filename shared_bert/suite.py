@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert.data import glue
+from shared_bert import file_validation
 from shared_bert.data.glue import TASKS
 from shared_bert.errors import UserError
 from shared_bert.finetune import finetune
@@ -51,7 +51,7 @@ def suite(
   tasks = config_lib.tasks_of(config)
   # The last task's files are not missed after days of training on the others.
   if config.data.source == 'local':
-    _check_files(tasks, config.data.glue_dir)
+    file_validation.check_glue(tasks, config.data.glue_dir)
   seeds = list(config.seeds) or [config.seed]
   runs: dict[str, dict[int, dict[str, Any]]] = {task: {} for task in tasks}
   for seed in seeds:
@@ -97,29 +97,6 @@ def suite(
       lambda: _write_submission(files, workdir / 'submission.zip', seeds[0])
     )
   return results
-
-
-def _check_files(tasks: list[str], glue_dir: str) -> None:
-  """Names every task whose files are not there, not only the first.
-
-  Raises:
-    UserError: if one is not.
-  """
-  missing = {}
-  for task in tasks:
-    try:
-      glue.check_files(task, glue_dir)
-    except UserError as error:
-      missing[task] = error
-  there = [task for task in tasks if task not in missing]
-  if len(missing) == 1 or (missing and not there):
-    raise next(iter(missing.values()))
-  if missing:
-    folders = ', '.join(f'{task} ({TASKS[task].folder})' for task in missing)
-    raise UserError(
-      f'{glue_dir} has no files of {folders}: bring them, or train the tasks '
-      f'that are there with --config.data.task={",".join(there)}.'
-    )
 
 
 def _one(

@@ -114,7 +114,13 @@ class TaskModel:
     return packed_batches.Shape.of(arrays, self._config.length_buckets)
 
   def _eval_batches(self, split: str) -> Iterator[dict[str, np.ndarray]]:
-    arrays, config = self._data.arrays[split], self._config
+    config = self._config
+    # Without labels, which not every split has: one compilation for all.
+    arrays = {
+      name: array
+      for name, array in self._data.arrays[split].items()
+      if name != 'labels'
+    }
     part_of = mesh_lib.part_of(self._mesh)
     if config.packing and len(arrays['lengths']):
       return packed_batches.packed_eval_batches(

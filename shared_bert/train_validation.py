@@ -4,13 +4,17 @@ import copy
 import math
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert.data.corpus import Corpus
 from shared_bert.errors import UserError
 from shared_bert.training.phases import Part
+from shared_bert.training.schedules import check_optimizer, schedule_of_config
+
+if TYPE_CHECKING:
+  from shared_bert.data.corpus import Corpus
 
 # How long a run is: one of them.
 _BUDGETS = ('steps', 'epochs', 'tokens', 'hours')
@@ -33,9 +37,6 @@ def validate_train(config: ConfigDict) -> None:
   Raises:
     UserError: naming the key and the mend.
   """
-  # Imported late: optax takes a second.
-  from shared_bert.training.optimizer import of_config, schedule_of_config
-
   train = config.train
   _check_budget(config)
   for part in config_lib.parts_of(config):
@@ -51,7 +52,7 @@ def validate_train(config: ConfigDict) -> None:
     raise UserError(
       f'train.no_decay={train.no_decay!r} is not a regular expression: {error}.'
     ) from error
-  of_config(train)
+  check_optimizer(train.optimizer)
   # Where the steps are not known yet, the warm-up's share is not either.
   by_clock = train.get('hours') is not None
   warmup = train.warmup_ratio
@@ -173,7 +174,7 @@ def check_shares(config: ConfigDict, num_devices: int) -> None:
 
 
 def check_backend(
-  config: ConfigDict, platform: str, corpora: Sequence[Corpus] = ()
+  config: ConfigDict, platform: str, corpora: 'Sequence[Corpus]' = ()
 ) -> None:
   """Refuses an attention backend that devices or rows do not allow.
 

@@ -12,8 +12,9 @@ from shared_bert.data import toy
 from shared_bert.errors import UserError
 from shared_bert.model import parameters
 from shared_bert.pretrain import pretrain
-from shared_bert.training import optimizer as optimizer_lib
-from shared_bert.training.optimizer import OPTIMIZERS, make_optimizer
+from shared_bert.training import schedules
+from shared_bert.training.optimizer import make_optimizer
+from shared_bert.training.schedules import OPTIMIZERS
 from tests import tiny
 from tests.tiny_jobs import SMALL
 
@@ -183,13 +184,13 @@ def test_an_unknown_optimiser_is_refused():
   ],
 )
 def test_schedules_warm_up_and_end_where_they_should(name, values):
-  schedule = optimizer_lib.learning_rate_schedule(name, 2.0, 0.1)
+  schedule = schedules.learning_rate_schedule(name, 2.0, 0.1)
   for percent, value in values.items():
     np.testing.assert_allclose(schedule(percent / 100), 2 * value, atol=1e-9)
 
 
 def test_a_warm_up_may_start_above_nothing():
-  schedule = optimizer_lib.learning_rate_schedule(
+  schedule = schedules.learning_rate_schedule(
     'linear', 1.0, 0.75, warmup_from=0.25
   )
   # cramming's schedulers.py, `get_budget_triangle` with 0.25 and 0.25.
@@ -208,7 +209,7 @@ def test_a_warm_up_may_start_above_nothing():
 )
 def test_a_schedule_that_cannot_be_is_refused(name, warmup, words):
   with pytest.raises(UserError, match=words):
-    optimizer_lib.learning_rate_schedule(name, 1.0, warmup)
+    schedules.learning_rate_schedule(name, 1.0, warmup)
 
 
 # Peak learning rates under which each learns in 200 steps; not tuned.

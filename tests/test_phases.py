@@ -11,8 +11,8 @@ import pytest
 
 from shared_bert.errors import Preempted
 from shared_bert.training.checkpoint import Checkpoints, open_checkpoint
-from shared_bert.training.optimizer import OPTIMIZERS
 from shared_bert.training.phases import Course, Position, lay_out
+from shared_bert.training.schedules import OPTIMIZERS
 from tests import tiny
 
 

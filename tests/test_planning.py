@@ -13,6 +13,7 @@ from shared_bert.planning import course as course_lib
 from shared_bert.planning import memory, subject
 from shared_bert.planning.memory import Budget, activation_bytes
 from shared_bert.training import optimizer as optimizer_lib
+from shared_bert.training import schedules
 from shared_bert.training import step as step_lib
 from shared_bert.training.mesh import make_mesh, planned_mesh
 from shared_bert.training.phases import Course, lay_out
@@ -27,7 +28,7 @@ def _subject(devices=1, seq_len=16, **train):
   return subject.subject_of(config, planned_mesh(devices))
 
 
-@pytest.mark.parametrize('name', optimizer_lib.OPTIMIZERS)
+@pytest.mark.parametrize('name', schedules.OPTIMIZERS)
 def test_the_state_of_an_optimiser_has_the_bytes_of_its_arrays(name):
   planned = _subject(optimizer=name)
   make = planned.build(planned.model).make
@@ -218,7 +219,7 @@ def _sketch(schedule, warmup, course):
 
 def test_the_sketch_rises_to_the_warm_up_and_falls_to_the_end():
   course = Course(lay_out((0.9, 0.1), (4, 4), (1, 1)), (8, 16), steps=1000)
-  schedule = optimizer_lib.learning_rate_schedule('linear', 0.5, 0.25)
+  schedule = schedules.learning_rate_schedule('linear', 0.5, 0.25)
   rows, axis, marks = _sketch(schedule, 0.25, course)
   levels = np.array(
     [[' ▁▂▃▄▅▆▇█'.index(bar) for bar in row] for row in rows]

@@ -10,6 +10,7 @@ from shared_bert.model.heads import BertForMaskedLM
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import run as run_lib
+from shared_bert.training import schedules
 from shared_bert.training import step as step_lib
 from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.evaluation import Evaluation, watch_attention
@@ -81,7 +82,7 @@ def optimizer(name: str = 'adamw'):
 
 def schedule(total_steps: int, learning_rate: float = 1e-2):
   """Linear, after a warm-up of one step."""
-  return optimizer_lib.learning_rate_schedule(
+  return schedules.learning_rate_schedule(
     'linear', learning_rate, 1 / total_steps
   )
 

@@ -20,7 +20,7 @@ from shared_bert.data import (
 )
 from shared_bert.errors import UserError
 
-_TFDS = 'tfds:'
+TFDS = 'tfds:'
 _KINDS = {
   '.tar': 'tar',
   **dict.fromkeys(unpacking.PACKED_TARS, 'tar'),
@@ -98,6 +98,11 @@ def file_source(path: pathlib.Path, text_key: str = 'text') -> Source:
   return Source(path, _kind(str(path), path.name), path.name, text_key)
 
 
+def patterns_of(text: str) -> list[str]:
+  """The patterns of a list with commas, as `find_sources` takes them."""
+  return [part.strip() for part in text.split(',') if part.strip()]
+
+
 def find_sources(
   patterns: Sequence[str],
   key: str,
@@ -123,14 +128,14 @@ def find_sources(
   """
   found: dict[Source, None] = {}
   for pattern in patterns:
-    if pattern.startswith(_TFDS):
-      name = pattern.removeprefix(_TFDS)
+    if pattern.startswith(TFDS):
+      name = pattern.removeprefix(TFDS)
       for shard in text_tfds.find_shards(name, key, text_key, data_dir):
         found[
           Source(
             shard.path,
             'tfds',
-            _TFDS + shard.name,
+            TFDS + shard.name,
             text_key,
             shard.num_records,
           )
@@ -161,7 +166,7 @@ def read_documents(source: Source) -> Iterator[tuple[list[str], int]]:
       where.
   """
   if source.kind == 'tfds':
-    name = source.name.removeprefix(_TFDS)
+    name = source.name.removeprefix(TFDS)
     shard = text_tfds.Shard(source.path, name, source.num_records)
     yield from text_tfds.read_shard(shard, source.text_key)
   elif source.kind == 'parquet':

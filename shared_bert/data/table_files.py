@@ -124,6 +124,19 @@ def read_table(
   return Table(path, columns, lines, blank_lines)
 
 
+def check(path: str | os.PathLike[str], key: str) -> None:
+  """Refuses a file that `read_table` cannot open.
+
+  Args:
+    path: as there.
+    key: as there.
+
+  Raises:
+    UserError: no such file, or one of another kind.
+  """
+  _reader(pathlib.Path(path), key)
+
+
 def _reader(
   path: pathlib.Path, key: str
 ) -> Callable[[pathlib.Path], Iterator[_Record]]:

@@ -86,6 +86,11 @@ class SavedModel:
     params, config = folding.for_inference(self.params, self.config)
     return dataclasses.replace(self, params=params, config=config)
 
+  def with_last_apart(self) -> 'SavedModel':
+    """Ready for heads that read few tokens: `folding.with_last_apart`."""
+    params, config = folding.with_last_apart(self.params, self.config)
+    return dataclasses.replace(self, params=params, config=config)
+
   def cut_to_vocabulary(self) -> 'SavedModel':
     """Without the rows that no token has: others pad their tables.
 

@@ -7,12 +7,12 @@ F feed-forward width, V vocabulary, P masked positions predicted, L layers.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Any
 
 from shared_bert.errors import UserError
+
+if TYPE_CHECKING:
+  from jax.typing import DTypeLike
 
 # (L, D, H, F) as published with google-research/bert (README.md, "Smaller BERT
 # Models", and the two of the paper, Devlin et al. 2019, section 3).
@@ -35,7 +35,7 @@ ATTENTIONS = (
 # How attention is computed; see `shared_bert.model.backends`. `auto` is the
 # first, until another is measured to be faster on an accelerator.
 ATTENTION_BACKENDS = ('xla', 'cudnn', 'pallas_shared')
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+DTYPES = ('float32', 'bfloat16')
 
 
 def dtype_on(platform: str) -> str:
@@ -123,7 +123,7 @@ class BertConfig:
       ('attention', ATTENTIONS),
       ('diagonal_init', ('ones', 'normal', 'signs')),
       ('pairwise_init', ('normal', 'identity')),
-      ('dtype', tuple(DTYPES)),
+      ('dtype', DTYPES),
       ('attention_backend', ATTENTION_BACKENDS),
       ('remat', ('none', 'full', 'dots')),
     ):
@@ -246,9 +246,12 @@ class BertConfig:
     return self.hidden_size // self.num_heads
 
   @property
-  def compute_dtype(self) -> jax.typing.DTypeLike:
+  def compute_dtype(self) -> 'DTypeLike':
     """The JAX dtype of the arithmetic."""
-    return DTYPES[self.dtype]
+    # Imported late: whether a config can work is known without JAX.
+    import jax.numpy as jnp
+
+    return {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}[self.dtype]
 
   @classmethod
   def of_size(cls, size: str, **overrides: Any) -> 'BertConfig':

@@ -8,8 +8,8 @@ from shared_bert import run_plan
 from shared_bert.errors import UserError
 from shared_bert.model.flops import known_devices, peak_flops
 from shared_bert.planning.subject import Subject
-from shared_bert.training.optimizer import schedule_of_config
 from shared_bert.training.phases import Course
+from shared_bert.training.schedules import schedule_of_config
 
 # What is assumed where nothing is said. Not a measurement.
 ASSUMED_UTILISATION = 0.4

@@ -26,7 +26,7 @@ REMATS = ('none', 'dots', 'full')
 GB = 1e9
 # What the backward pass of a layer works with, as multiples of what a layer
 # keeps without remat. Fitted: `activation_bytes`.
-_WORKING = {'none': 1.0, 'dots': 1.5, 'full': 1.5}
+_WORKING = {'none': 0.2, 'dots': 1.2, 'full': 1.35}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,20 +156,18 @@ def activation_bytes(
   """An estimate of what a step holds beside its state and gradients.
 
   It is what the forward pass keeps (`kept_bytes`), and what a layer's backward
-  pass works with: once what a layer keeps, or one and a half times where that
-  is computed again first. The two factors are fitted.
+  pass works with, as a multiple of what a layer keeps, the more where that is
+  computed again first. The factors are fitted.
 
   Seen beside `memory_analysis().temp_size_in_bytes` of the real step, compiled
-  for one CPU in float32 (JAX 0.10.2), gradients and what `Need` makes of the
-  estimate were from 11 % too low to 23 % too high: +5 to +15 % without remat at
-  128 tokens (tiny, mini, small; 4 to 64 rows; 4 micro-batches, no dropout,
-  unrolled layers, `pairwise`, Muon), +23 % at 8 rows of tiny, -4 % at 512
-  tokens; with `dots` +6 and +15 %; with `full` +8 and +19 %, and -11 % at 512
-  tokens. Where the updates are what counts, single rows of 32 tokens: 0 %, and
-  -8 % in 8 micro-batches. For an NVIDIA H200 in bfloat16 (JAX 0.11.2): +4 to
-  +9 % without remat (tiny, base, large; 128 and 512 tokens; 4 micro-batches),
-  +30 % with `dots`, +39 and +47 % with `full`. What `whole_bytes` adds was not
-  measured on accelerators.
+  for one CPU in float32 (JAX 0.10.2) at 128 tokens, gradients and what `Need`
+  makes of the estimate were from 11 % too low to 22 % too high: without remat
+  +2 % (tiny, 32 rows), +16 % (tiny, 8), +1 % (mini, 64), +19 % (mini, 1) and
+  +3 % (small, 16); with `dots` -6 % (tiny, 32) and +11 % (mini, 64); with
+  `full` -11 % (tiny, 32), +19 % (mini, 64) and +22 % (small, 16). On an NVIDIA
+  H200 in bfloat16 (JAX 0.11.2) it was measured before the last layer was
+  narrowed to what is read, and with greater factors: +4 to +9 % without remat.
+  What `whole_bytes` adds was not measured on accelerators.
 
   Args:
     subject: what is planned.

@@ -25,21 +25,19 @@ from typing import Any
 
 import shared_bert
 from shared_bert.errors import UserError
-from shared_bert.training import manifest, processes, state_io, step_folders
+from shared_bert.training import (
+  manifest,
+  processes,
+  state_io,
+  step_folders,
+  workdir,
+)
 from shared_bert.training.step_folders import METADATA, STATE, Checkpoint
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy')
 # How TensorStore, which writes the arrays, words an error of the file system.
 _FILE_ERROR = re.compile(r"([^:]+) \[os_error_code='\d+'\]")
 _PROCESS_START = time.time()
-# Commands take the models of others where they take checkpoints.
-_ACCEPTED = (
-  'name a workdir, its checkpoints folder or the folder of one step; or a BERT '
-  'of others: a folder with config.json, model.safetensors and a vocabulary, '
-  'or a checkpoint of google-research/bert'
-)
-# NAME or OWNER/NAME of Hugging Face's hub.
-_HUB_NAME = re.compile(r'(?:([\w-][\w.-]*)/)?([\w-][\w.-]*)', re.ASCII)
 
 
 class Checkpoints:
@@ -305,13 +303,7 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
   Raises:
     UserError: There is none, or the one named is damaged.
   """
-  named, path = str(path), pathlib.Path(path).absolute()
-  if path.is_file():
-    raise UserError(f'the checkpoint {path} is a file: {_ACCEPTED}.')
-  if not path.is_dir():
-    raise UserError(
-      f'the checkpoint {path} is not there: {_ACCEPTED}.{_fetched(named)}'
-    )
+  path = workdir.checkpoint_folder(path)
   if (path / manifest.NAME).exists() or (path / STATE).exists():
     return step_folders.open_named(path)
   directory = path / 'checkpoints'
@@ -323,20 +315,10 @@ def open_checkpoint(path: str | pathlib.Path) -> Checkpoint:
         f'{path} holds several runs, each with its own checkpoints: name one '
         f'of them, such as {several[0].parent}.'
       )
-    raise UserError(f'there is no intact checkpoint in {path}: {_ACCEPTED}.')
+    raise UserError(
+      f'there is no intact checkpoint in {path}: {workdir.ACCEPTED}.'
+    )
   return newest
-
-
-def _fetched(named: str) -> str:
-  """How what may be meant for a model of Hugging Face's hub is fetched."""
-  found = _HUB_NAME.fullmatch(named)
-  if not found or (found[1] and pathlib.Path(found[1]).exists()):
-    return ''
-  return (
-    ' Nothing is downloaded here: if that is a name on the Hugging Face hub, '
-    f'`hf download {named} --local-dir {found[2]}` fetches it, and its name '
-    f'here is ./{found[2]}.'
-  )
 
 
 @contextlib.contextmanager

@@ -289,8 +289,7 @@ def make_train_step(
     return _placed(mesh, new), window
 
   # A stream of its own, apart from initialisation and masks. An argument, not
-  # a constant: runs of other seeds then share one compilation (with
-  # JAX_COMPILATION_CACHE_DIR).
+  # a constant: runs of other seeds then share one kept program.
   dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
   return TrainStep(
     jax.jit(train_step, donate_argnums=0, static_argnums=5),

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,14 @@ FREE_KEYS = (
   'mesh.fsdp',
   'model.attention_backend',
 )
+# Commands take the models of others where they take checkpoints.
+ACCEPTED = (
+  'name a workdir, its checkpoints folder or the folder of one step; or a BERT '
+  'of others: a folder with config.json, model.safetensors and a vocabulary, '
+  'or a checkpoint of google-research/bert'
+)
+# NAME or OWNER/NAME of Hugging Face's hub.
+_HUB_NAME = re.compile(r'(?:([\w-][\w.-]*)/)?([\w-][\w.-]*)', re.ASCII)
 # How many of the keys that differ a message names.
 _NAMED = 8
 
@@ -197,6 +206,40 @@ def _has_begun(workdir: pathlib.Path) -> bool:
   return any(
     path.name != 'config.json' and not path.name.startswith('.')
     for path in workdir.iterdir()
+  )
+
+
+def checkpoint_folder(path: str | os.PathLike[str]) -> pathlib.Path:
+  """Where a checkpoint is to be looked for.
+
+  Args:
+    path: of a workdir, its checkpoints folder or the folder of one step.
+
+  Returns:
+    The same, absolute.
+
+  Raises:
+    UserError: if it is no folder.
+  """
+  folder = pathlib.Path(path).absolute()
+  if folder.is_file():
+    raise UserError(f'the checkpoint {folder} is a file: {ACCEPTED}.')
+  if not folder.is_dir():
+    raise UserError(
+      f'the checkpoint {folder} is not there: {ACCEPTED}.{_fetched(str(path))}'
+    )
+  return folder
+
+
+def _fetched(named: str) -> str:
+  """How what may be meant for a model of Hugging Face's hub is fetched."""
+  found = _HUB_NAME.fullmatch(named)
+  if not found or (found[1] and pathlib.Path(found[1]).exists()):
+    return ''
+  return (
+    ' Nothing is downloaded here: if that is a name on the Hugging Face hub, '
+    f'`hf download {named} --local-dir {found[2]}` fetches it, and its name '
+    f'here is ./{found[2]}.'
   )
 
 
