@@ -41,6 +41,7 @@ def _model() -> ConfigDict:
       'residual_rank': 0,
       'pairwise_init': 'normal',  # of U; or identity
       'dtype': 'auto',  # bfloat16 on accelerators, float32 on CPU
+      'attention_backend': 'auto',  # xla; or cudnn, pallas_shared
       'scan_layers': True,  # compile one layer and loop; False: unroll them
       'remat': 'none',  # what to compute twice to save memory: full, dots
     }

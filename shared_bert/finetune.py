@@ -56,6 +56,8 @@ def finetune(
   devices = mesh_lib.find_devices()
   train = config.train
   train_validation.check_shares(config, len(devices))
+  platform = jax.default_backend()
+  train_validation.check_backend(config, platform)
 
   # Data: every split as padded rows; unlabelled ones are only predicted.
   start = None
@@ -74,9 +76,7 @@ def finetune(
   task = data.task
 
   # Model: its loss, outputs and metrics as compiled functions.
-  model = config_lib.model_config(
-    config, tokenizer.vocab_size, jax.default_backend()
-  )
+  model = config_lib.model_config(config, tokenizer.vocab_size, platform)
   mesh = mesh_lib.mesh_for(config.mesh.fsdp, model, devices)
   task_model = TaskModel(model, data, config, mesh)
   rows_of = batches_lib.Rows

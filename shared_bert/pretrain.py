@@ -66,15 +66,16 @@ def pretrain(
   devices = mesh_lib.find_devices()
   train = config.train
   train_validation.check_shares(config, len(devices))
+  platform = jax.default_backend()
+  train_validation.check_backend(config, platform)
 
   # Data: rows of tokens, the same for every run on these corpora.
   corpora = open_corpora(config, start)
   tokenizer = corpora[-1].tokenizer
+  train_validation.check_backend(config, platform, corpora)
 
   # Model: its loss and metrics as compiled functions, on each stage's rows.
-  model = config_lib.model_config(
-    config, tokenizer.vocab_size, jax.default_backend()
-  )
+  model = config_lib.model_config(config, tokenizer.vocab_size, platform)
   mesh = mesh_lib.mesh_for(config.mesh.fsdp, model, devices)
   rows = [
     batches_lib.Rows(

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 import shared_bert
 from shared_bert import config as config_lib
+from shared_bert.model.backends import BACKENDS
 from shared_bert.model.config import SIZES, BertConfig
 from shared_bert.model.parameters import beside_standard
 from shared_bert.training.phases import Course
@@ -48,7 +49,8 @@ def model_line(model: BertConfig) -> str:
   return (
     f'{"".join(names)}{model.attention} attention{more}, {model.dtype}: '
     f'{model.num_layers} layers of width {model.hidden_size}, '
-    f'{model.num_heads} heads; XLA attention'
+    f'{model.num_heads} heads; '
+    f'{BACKENDS[model.attention_backend].title} attention'
   )
 
 

@@ -3,6 +3,8 @@
 import copy
 import math
 import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ml_collections import ConfigDict
 
@@ -10,6 +12,9 @@ from shared_bert import config as config_lib
 from shared_bert.errors import UserError
 from shared_bert.training.phases import Part
 from shared_bert.training.schedules import check_optimizer, schedule_of_config
+
+if TYPE_CHECKING:
+  from shared_bert.data.corpus import Corpus
 
 # How long a run is: one of them.
 _BUDGETS = ('steps', 'epochs', 'tokens', 'hours')
@@ -166,6 +171,33 @@ def check_shares(config: ConfigDict, num_devices: int) -> None:
     check_batch_size(
       'data.eval_batch_size', config.data.eval_batch_size, num_devices
     )
+
+
+def check_backend(
+  config: ConfigDict, platform: str, corpora: 'Sequence[Corpus]' = ()
+) -> None:
+  """Refuses an attention backend that devices or rows do not allow.
+
+  Args:
+    config: of a run, validated.
+    platform: of the devices: `cpu`, `gpu` or `tpu`.
+    corpora: of a pre-training run, once they are open.
+
+  Raises:
+    UserError: naming the key and the mend.
+  """
+  # Imported late: the backends want Flax.
+  from shared_bert.model import backends
+
+  data = config.data
+  if 'packing' in data:  # fine-tuning
+    packed = data.packing
+  elif data.source == 'toy':  # one document a row
+    packed = False
+  else:
+    packed = bool(data.text) or not all(c.has_pairs for c in corpora)
+  model = config_lib.model_config(config, 1000, platform)  # any vocabulary
+  backends.check(model, platform, packed)
 
 
 def _batch_key(train: ConfigDict, part: Part) -> str:

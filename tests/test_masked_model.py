@@ -11,7 +11,7 @@ import pytest
 from shared_bert import config as config_lib
 from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from shared_bert.masked_model import MaskedModel
-from shared_bert.model import backends
+from shared_bert.model.backends import BACKENDS
 from shared_bert.model.config import ATTENTIONS
 from shared_bert.model.parameters import applier, named_leaves
 from shared_bert.training import mesh as mesh_lib
@@ -60,7 +60,14 @@ def pair_rows(count, seed=0):
 
 
 def masked_model(
-  heldout=None, labels=None, *, attention='shared', seed=0, batch_size=8, **more
+  heldout=None,
+  labels=None,
+  *,
+  attention='shared',
+  backend='xla',
+  seed=0,
+  batch_size=8,
+  **more,
 ):
   """Without dropout, half of the tokens masked."""
   config = config_lib.pretrain_defaults()
@@ -68,7 +75,12 @@ def masked_model(
   config.data.mask_ratio = 0.5
   config.train.batch_size = batch_size
   return MaskedModel(
-    tiny_config(attention=attention, hidden_dropout=0, attention_dropout=0),
+    tiny_config(
+      attention=attention,
+      attention_backend=backend,
+      hidden_dropout=0,
+      attention_dropout=0,
+    ),
     config,
     TOKENIZER,
     np.zeros((0, S), np.int32) if heldout is None else heldout,
@@ -105,18 +117,20 @@ def prepared(perturbed=False):
   return jax.jit(masked_model().prepare)(batch_of(ids))
 
 
-def test_there_are_no_other_backends_than_those_tested_here():
-  # The models below compute with XLA's. Whoever adds another makes it a
-  # parameter of the tests of leaks.
-  names = [name for name in vars(backends) if name.endswith('_attention')]
-  assert names == ['xla_attention']
+# Each mechanism, and what computes it.
+PACKING = [*((name, 'xla') for name in ATTENTIONS), ('shared', 'pallas_shared')]
 
 
-@pytest.mark.parametrize('attention', ATTENTIONS)
-def test_a_packed_segment_never_leaks_into_its_neighbours(attention):
+def test_every_backend_that_packs_is_tested_here():
+  packing = {name for name, backend in BACKENDS.items() if backend.packs}
+  assert packing == {backend for _, backend in PACKING}
+
+
+@pytest.mark.parametrize(('attention', 'backend'), PACKING)
+def test_a_packed_segment_never_leaks_into_its_neighbours(attention, backend):
   # Bit for bit, in logits, loss and the gradient of every parameter, however
   # the neighbours' tokens change.
-  model = masked_model(attention=attention)
+  model = masked_model(attention=attention, backend=backend)
   params = random_params(model.make)
   apply = applier(model.make)
 
@@ -182,9 +196,11 @@ def separated(batch):
   return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
 
-@pytest.mark.parametrize('attention', ATTENTIONS)
-def test_packed_and_separate_rows_have_one_loss_and_gradient(attention):
-  model = masked_model(attention=attention)
+@pytest.mark.parametrize(('attention', 'backend'), PACKING)
+def test_packed_and_separate_rows_have_one_loss_and_gradient(
+  attention, backend
+):
+  model = masked_model(attention=attention, backend=backend)
   params = random_params(model.make)
 
   @jax.jit

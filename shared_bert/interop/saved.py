@@ -33,7 +33,7 @@ class SavedModel:
 
   Attributes:
     path: of the folder it was read from.
-    config: of the model, computing in float32.
+    config: of the model, computing in float32 on any device.
     head: `pretraining`, `masked_lm`, `classification`, `question_answering` or
       `encoder`.
     params: nested by name, as `make` has them; float32 NumPy arrays.
@@ -170,7 +170,9 @@ def saved_in(checkpoint: Checkpoint) -> SavedModel:
     )
   run = metadata['config']
   config = BertConfig.of_keys(
-    run['model'] | {'dtype': 'float32'}, tokenizer.vocab_size, 'float32'
+    run['model'] | {'dtype': 'float32', 'attention_backend': 'auto'},
+    tokenizer.vocab_size,
+    'float32',
   )
   leaves = {name.removeprefix('params/') for name in checkpoint.leaves}
   head = head_of(leaves)

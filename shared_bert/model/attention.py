@@ -37,6 +37,8 @@ from shared_bert.model.layers import at, dense
 # with heads side by side in the last axis, in the dtype of x. Given positions
 # `read` int32 [B, P], it makes queries of these alone, [B, P, D].
 QueriesKeysValues = tuple[jax.Array, jax.Array, jax.Array]
+# Where all three are one array S: S, and d_q∘d_k and d_v, float32 [D].
+SharedForm = tuple[jax.Array, jax.Array, jax.Array]
 
 
 class StandardProjection(nnx.Module):
@@ -123,6 +125,10 @@ class SharedProjection(nnx.Module):
       v = v + self.value_residual(x)
     return q, k, v
 
+  def shared_form(self, x: jax.Array) -> SharedForm:
+    """[B, S, D] to S, of the same shape and dtype, d_q∘d_k and d_v."""
+    return self.shared(x), self.d_q[...] * self.d_k[...], self.d_v[...]
+
 
 class FoldedProjection(nnx.Module):
   """`shared` for inference: S∘d, S, S with d = d_q∘d_k and d_v in W_o.
@@ -141,6 +147,11 @@ class FoldedProjection(nnx.Module):
     """[B, S, D] to three of the same shape and dtype; queries at `read`."""
     s = self.shared(x)
     return at(s, read) * self.d_qk[...].astype(s.dtype), s, s
+
+  def shared_form(self, x: jax.Array) -> SharedForm:
+    """[B, S, D] to S, of the same shape and dtype, d_q∘d_k and ones."""
+    d_qk = self.d_qk[...]
+    return self.shared(x), d_qk, jnp.ones_like(d_qk)
 
 
 class SymmetricProjection(nnx.Module):
@@ -237,11 +248,16 @@ class SelfAttention(nnx.Module):
     width = config.hidden_size
     self.num_heads = config.num_heads
     self.dropout_rate = config.attention_dropout
+    self.backend = config.attention_backend
     projection = PROJECTIONS[config.attention]
     if config.folded:
       projection = FoldedProjection
     self.projection = projection(config, rngs=rngs)
     self.output = dense(config, width, width, rngs=rngs)
+
+  def _split(self, y: jax.Array) -> jax.Array:
+    """[..., D] to [..., H, K]."""
+    return y.reshape(*y.shape[:-1], self.num_heads, -1)
 
   def heads(
     self, x: jax.Array, read: jax.Array | None = None
@@ -250,11 +266,15 @@ class SelfAttention(nnx.Module):
 
     With positions int32 [B, P], queries are [B, P, H, K].
     """
-    q, k, v = (
-      y.reshape(*y.shape[:-1], self.num_heads, -1)
-      for y in self.projection(x, read)
-    )
-    return q, k, v
+    q, k, v = self.projection(x, read)
+    return self._split(q), self._split(k), self._split(v)
+
+  def shared_heads(self, x: jax.Array) -> SharedForm:
+    """[B, S, D] to S, [B, S, H, K], and d_q∘d_k and d_v, float32 [H, K]."""
+    # As the configuration sees to.
+    assert isinstance(self.projection, SharedProjection | FoldedProjection)
+    s, d_qk, d_v = self.projection.shared_form(x)
+    return self._split(s), self._split(d_qk), self._split(d_v)
 
   def __call__(
     self,
@@ -275,8 +295,14 @@ class SelfAttention(nnx.Module):
       [B, S, D], or [B, P, D] of `read`, after the output projection, in the
       dtype of `x`.
     """
-    q, k, v = self.heads(x, read)
-    context = backends.xla_attention(
-      q, k, v, segment_ids, dropout_rate=self.dropout_rate, key=key, read=read
-    )
+    if self.backend == 'xla' or read is not None:
+      # Few queries of many keys make few scores, with nothing to fuse.
+      q, k, v = self.heads(x, read)
+      context = backends.xla_attention(
+        q, k, v, segment_ids, dropout_rate=self.dropout_rate, key=key, read=read
+      )
+    else:
+      backend = backends.BACKENDS[self.backend]
+      heads = self.shared_heads if backend.takes_shared_form else self.heads
+      context = backend.attend(*heads(x), segment_ids)
     return self.output(context.reshape(*context.shape[:2], -1))

@@ -32,6 +32,9 @@ ATTENTIONS = (
   'tied',
   'tied_kv',
 )
+# How attention is computed; see `shared_bert.model.backends`. `auto` is the
+# first, until another is measured to be faster on an accelerator.
+ATTENTION_BACKENDS = ('xla', 'cudnn', 'pallas_shared')
 DTYPES = ('float32', 'bfloat16')
 
 
@@ -76,6 +79,9 @@ class BertConfig:
       BERT's after each.
     dtype: of the arithmetic, `float32` or `bfloat16`; parameters, softmax,
       LayerNorm and loss stay float32.
+    attention_backend: one of `ATTENTION_BACKENDS`. The function is the same,
+      and so are the parameters; what one can do only `backends.check` knows,
+      as it depends on devices and rows.
     scan_layers: compile one layer and scan it L times; else unroll all L. The
       parameters are the same either way.
     remat: what the backward pass computes again instead of keeping: `none`,
@@ -106,6 +112,7 @@ class BertConfig:
   attention_dropout: float = 0.1
   pre_norm: bool = False
   dtype: str = 'float32'
+  attention_backend: str = 'xla'
   scan_layers: bool = True
   remat: str = 'none'
   layer_norm_epsilon: float = 1e-12
@@ -117,6 +124,7 @@ class BertConfig:
       ('diagonal_init', ('ones', 'normal', 'signs')),
       ('pairwise_init', ('normal', 'identity')),
       ('dtype', DTYPES),
+      ('attention_backend', ATTENTION_BACKENDS),
       ('remat', ('none', 'full', 'dots')),
     ):
       value = getattr(self, name)
@@ -173,6 +181,29 @@ class BertConfig:
       raise UserError(
         'only model.attention=shared without model.role_bias can be folded.'
       )
+    self._check_backend()
+
+  def _check_backend(self) -> None:
+    backend = self.attention_backend
+    if backend == 'xla':
+      return
+    if self.attention_dropout:
+      raise UserError(
+        f'model.attention_backend={backend} has no dropout: set '
+        f'model.attention_dropout=0, which is {self.attention_dropout}, or use '
+        'model.attention_backend=xla.'
+      )
+    if backend == 'pallas_shared' and (
+      self.attention != 'shared' or self.role_bias
+    ):
+      mechanism = (
+        'shared with model.role_bias' if self.role_bias else (self.attention)
+      )
+      raise UserError(
+        'model.attention_backend=pallas_shared computes model.attention=shared '
+        f'without model.role_bias alone, not {mechanism}: use '
+        'model.attention_backend=xla.'
+      )
 
   @classmethod
   def of_keys(
@@ -194,12 +225,19 @@ class BertConfig:
     given = {key: value for key, value in keys.items() if value is not None}
     if given['dtype'] == 'auto':
       given['dtype'] = dtype
+    if given.get('attention_backend') == 'auto':
+      given['attention_backend'] = ATTENTION_BACKENDS[0]
     return cls.of_size(given.pop('size'), vocab_size=vocab_size, **given)
 
   def with_attention(self, attention: str) -> 'BertConfig':
     """The same sizes with another mechanism, as that is by itself."""
     return dataclasses.replace(
-      self, attention=attention, role_bias=False, residual_rank=0, folded=False
+      self,
+      attention=attention,
+      role_bias=False,
+      residual_rank=0,
+      folded=False,
+      attention_backend='xla',
     )
 
   @property

@@ -7,6 +7,7 @@ So a layer's weights are gathered just before it and dropped right after it
 PyTorch FSDP, arXiv 2304.11277).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -52,6 +53,33 @@ def by_rows(x: jax.Array) -> jax.Array:
   if not is_sharded():
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(ROW_AXES))
+
+
+def on_each_device(
+  function: Callable[..., jax.Array], *by_rows: bool
+) -> Callable[..., jax.Array]:
+  """Hands each device its own rows, where the mesh has several.
+
+  For what XLA's partitioner cannot look into, such as our own kernels.
+
+  Args:
+    function: of arrays, to an array [B, ...].
+    *by_rows: of each argument whether it is spread over the devices by its
+      first axis; the others are on all of them.
+
+  Returns:
+    The same function of whole arrays, whose gradients are summed over devices.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return function
+  rows, everywhere = PartitionSpec(ROW_AXES), PartitionSpec()
+  return jax.shard_map(
+    function,
+    in_specs=tuple(rows if spread else everywhere for spread in by_rows),
+    out_specs=rows,
+    check_vma=False,
+  )
 
 
 def save_all_but_whole(primitive: Any, *_: Any, **__: Any) -> bool:

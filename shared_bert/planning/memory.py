@@ -117,12 +117,16 @@ def kept_bytes(
 ) -> int:
   """What the forward pass keeps for the backward pass, as JAX traces it.
 
+  Attention by cuDNN counts as by XLA, which keeps all probabilities besides.
+
   Args:
     subject: what is planned.
     model: that model, or one with other layers or remat.
     rows: of a micro-batch, of one device.
     seq_len: S.
   """
+  if model.attention_backend == 'cudnn':  # traced where there is one alone
+    model = dataclasses.replace(model, attention_backend='xla')
   trained = subject.build(model)
 
   def kept(params: Any, batch: dict, frozen: tuple) -> list:

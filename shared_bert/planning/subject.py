@@ -17,8 +17,9 @@ from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert import recipes, task_data
+from shared_bert import recipes, task_data, train_validation
 from shared_bert.data import masking, toy
+from shared_bert.data.corpus import Corpus
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.distillation import Teacher, open_teacher
 from shared_bert.errors import UserError
@@ -181,6 +182,7 @@ def _course(
 def _pretraining(config: ConfigDict, mesh: AbstractMesh) -> Subject:
   data, start = config.data, _checkpoint(config)
   seq_lens, num_rows, has_pairs = (data.seq_len,), None, False
+  corpora: list[Corpus] = []
   # Whose ids a plan never looks at; it stands for one that is not here.
   tokenizer, vocab_size = toy.toy_tokenizer(), data.vocab_size
   if data.source == 'toy' or data.corpus:
@@ -215,6 +217,7 @@ def _pretraining(config: ConfigDict, mesh: AbstractMesh) -> Subject:
         f'steps       train.epochs={config.train.epochs:g} counts rows of a '
         f'corpus: name it, or {_STEPS_OPEN}'
       )
+  train_validation.check_backend(config, _PLATFORM, corpora)
   model = config_lib.model_config(config, vocab_size, _PLATFORM)
   teacher = None
   if data.source == 'toy' or data.corpus:  # else no vocabulary is known
@@ -255,6 +258,7 @@ def _fine_tuning(config: ConfigDict, mesh: AbstractMesh) -> Subject:
       f'{data.task}' + ('; data.task names another' if len(tasks) > 1 else '')
     )
   recipes.fill_in(config)
+  train_validation.check_backend(config, _PLATFORM)
   start = _checkpoint(config)
   num_rows = None
   if data.source == 'tfds':

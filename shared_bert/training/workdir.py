@@ -16,7 +16,7 @@ from shared_bert.errors import UserError
 from shared_bert.training import processes
 
 # Keys that may differ between the parts of one run: they change how it is
-# watched, kept or spread over devices, not what is computed.
+# watched, kept, spread over devices or carried out, not what is computed.
 FREE_KEYS = (
   'workdir',
   'train.log_every',
@@ -24,6 +24,7 @@ FREE_KEYS = (
   'train.keep_checkpoints',
   'tensorboard',
   'mesh.fsdp',
+  'model.attention_backend',
 )
 # Commands take the models of others where they take checkpoints.
 ACCEPTED = (
