@@ -77,11 +77,11 @@ class Models:
       huggingface.write(model, folder)
     if case.kind == 'forward':
       theirs = _hugging_face_forward
+      models = saved | {'shared, folded': saved['shared'].folded()}
+      # As `shared_bert.load` has them: its last layer computes what is read.
       ours = {
-        name: _forward(model, rows)
-        for name, model in (
-          saved | {'shared, folded': saved['shared'].folded()}
-        ).items()
+        name: _forward(model.with_last_apart(), rows)
+        for name, model in models.items()
       }
     else:
       theirs = _hugging_face_train
