@@ -96,7 +96,8 @@ def test_the_estimate_of_memory_is_near_what_xla_counts(size, rows, model):
 
 
 def test_remat_and_shorter_micro_batches_need_less():
-  planned = _of_size('tiny', 64)
+  # Of two layers the last keeps little, and there is nothing to win.
+  planned = _of_size('tiny', 64, num_layers=6)
   plain = planned.model
   whole = activation_bytes(planned, plain, 64, 128)
   assert activation_bytes(planned, plain, 32, 128) == pytest.approx(
