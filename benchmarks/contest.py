@@ -37,16 +37,21 @@ class Contestant:
   Attributes:
     step: does it once and waits; returns logits [B, C], or the loss.
     cpu_seconds: CPU seconds so far of the process that does it.
+    wait: for what the last step of a turn returned, where `step` itself does
+      not wait, so that an accelerator always has the next one to do.
   """
 
   step: Callable[[], Any]
   cpu_seconds: Callable[[], float] = time.process_time
+  wait: Callable[[Any], Any] = lambda done: done
 
   def take(self, steps: int) -> tuple[float, float]:
     """Does some steps; returns wall and CPU seconds of one."""
     wall, cpu = time.perf_counter(), self.cpu_seconds()
+    done = None
     for _ in range(steps):
-      self.step()
+      done = self.step()
+    self.wait(done)
     taken = time.perf_counter() - wall, self.cpu_seconds() - cpu
     return taken[0] / steps, taken[1] / steps
 
@@ -111,13 +116,19 @@ def pairs_of(names: list[str]) -> list[tuple[str, str]]:
   return pairs + [(a, b) for i, a in enumerate(ours) for b in ours[i + 1 :]]
 
 
-def summarise(seconds: Rounds, loads: list[float], cpus: int) -> dict[str, Any]:
+def summarise(
+  seconds: Rounds,
+  loads: list[float],
+  cpus: int,
+  pairs: list[tuple[str, str]] | None = None,
+) -> dict[str, Any]:
   """Seconds and ratios of a case.
 
   Args:
     seconds: wall and CPU, by name and round.
     loads: before each round.
     cpus: of the machine.
+    pairs: who is compared with whom; by default as `pairs_of` has it.
 
   Returns:
     `quiet`, the numbers of the rounds on a machine with a core to spare;
@@ -140,7 +151,7 @@ def summarise(seconds: Rounds, loads: list[float], cpus: int) -> dict[str, Any]:
     'seconds': {n: {c: spread(of(n, c)) for c in clocks} for n in seconds},
     'ratios': [
       {'first': a, 'second': b} | {c: ratio(a, b, c) for c in clocks}
-      for a, b in pairs_of(list(seconds))
+      for a, b in (pairs_of(list(seconds)) if pairs is None else pairs)
     ],
   }
 

@@ -1,5 +1,7 @@
 """The models that `peers.py` compares, made of the same weights."""
 
+import contextlib
+import dataclasses
 import functools
 import json
 import pathlib
@@ -38,7 +40,14 @@ class Models:
   """Models of one size, and their folders as Hugging Face has them."""
 
   def __init__(
-    self, size: str, vocab_size: int, cores: int, folder: pathlib.Path
+    self,
+    size: str,
+    vocab_size: int,
+    cores: int,
+    folder: pathlib.Path,
+    dtype: str = 'float32',
+    device: str = 'cpu',
+    compile_mode: str | None = None,
   ):
     """Makes nothing yet.
 
@@ -47,12 +56,20 @@ class Models:
       vocab_size: V.
       cores: threads that PyTorch gets.
       folder: an empty one, to export into.
+      dtype: of the arithmetic of training, `float32` or `bfloat16`; PyTorch
+        gets it by autocast. Parameters are float32.
+      device: of PyTorch, `cpu` or `cuda`.
+      compile_mode: of torch.compile, such as `max-autotune`.
     """
     torch.set_num_threads(cores)
     transformers.utils.logging.disable_progress_bar()
     words = [f'word{n}' for n in range(vocab_size - len(SPECIAL_TOKENS))]
     self._tokenizer = Tokenizer.from_vocab([*SPECIAL_TOKENS, *words])
-    self._size, self._folder = size, folder
+    self._size, self._folder, self._dtype = size, folder, dtype
+    self._torch = functools.partial(
+      _hugging_face_train, device=device, dtype=getattr(torch, dtype)
+    )
+    self._compile = functools.partial(torch.compile, mode=compile_mode)
     self._children: list[subprocess.Popen] = []
 
   def enter(
@@ -84,11 +101,11 @@ class Models:
         for name, model in models.items()
       }
     else:
-      theirs = _hugging_face_train
+      theirs = self._torch
       ours = {name: self._train(model, rows) for name, model in saved.items()}
     steps = theirs(self._folder / 'standard', rows)
     if compiled:
-      again = theirs(self._folder / 'standard', rows, torch.compile)
+      again = theirs(self._folder / 'standard', rows, self._compile)
       steps |= {f'{name}, compiled': step for name, step in again.items()}
     contestants = {name: Contestant(step) for name, step in steps.items()}
     if flax_python:
@@ -153,7 +170,7 @@ class Models:
     config.train.clip_norm = 0.0
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     masked = MaskedModel(
-      saved.config,
+      dataclasses.replace(saved.config, dtype=self._dtype),
       config,
       self._tokenizer,
       np.zeros((0, saved.seq_len), np.int32),
@@ -276,17 +293,28 @@ def _hugging_face_forward(
 
 
 def _hugging_face_train(
-  folder: pathlib.Path, rows: Rows, compiled: Callable = lambda model: model
+  folder: pathlib.Path,
+  rows: Rows,
+  compiled: Callable = lambda model: model,
+  *,
+  device: str,
+  dtype: torch.dtype,
 ) -> dict[str, Step]:
-  inputs = {n: torch.tensor(x) for n, x in _with_labels(rows).items()}
+  inputs = {
+    n: torch.tensor(x, device=device) for n, x in _with_labels(rows).items()
+  }
   labels = inputs['labels']
   positions = (labels != _IGNORED).nonzero(as_tuple=True)
   targets = labels[positions]
 
   def stepper(gathered: bool) -> Step:
-    model = transformers.BertForMaskedLM.from_pretrained(
-      folder, attn_implementation='sdpa'
-    ).train()
+    model = (
+      transformers.BertForMaskedLM.from_pretrained(
+        folder, attn_implementation='sdpa'
+      )
+      .to(device)
+      .train()
+    )
     optimizer = _adamw(model)
 
     def loss_of() -> torch.Tensor:
@@ -298,9 +326,13 @@ def _hugging_face_train(
       return torch.nn.functional.cross_entropy(logits, targets)
 
     run = compiled(loss_of)
+    autocast = contextlib.nullcontext()
+    if dtype != torch.float32:
+      autocast = torch.autocast(device, dtype)
 
     def do() -> float:
-      loss = run()
+      with autocast:
+        loss = run()
       loss.backward()
       optimizer.step()
       optimizer.zero_grad()
