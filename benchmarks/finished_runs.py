@@ -1,4 +1,4 @@
-"""What the benchmarks share: finished runs opened again, and fresh steps."""
+"""What the benchmarks share: finished runs opened again, fresh steps, words."""
 
 import json
 import pathlib
@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
 from shared_bert.data.corpus import Corpus, open_corpus
+from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import parameters
 from shared_bert.training import mesh as mesh_lib
@@ -53,6 +54,12 @@ def open_run(
     None if labels is None else labels[:heldout_rows],
   )
   return config, corpus, masked_model
+
+
+def tokenizer_of(vocab_size: int) -> Tokenizer:
+  """One of so many made-up words."""
+  words = [f'word{n}' for n in range(vocab_size - len(SPECIAL_TOKENS))]
+  return Tokenizer.from_vocab([*SPECIAL_TOKENS, *words])
 
 
 def fresh_step(

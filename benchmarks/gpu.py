@@ -60,7 +60,7 @@ from gpu_report import (
   Report,
   Scale,
   clocks,
-  machine,
+  facts,
   tried,
   watch,
 )
@@ -158,7 +158,7 @@ def main() -> None:
   report = Report(
     given.output,
     clock,
-    machine() | {'arguments': sys.argv[1:], 'reduced': given.reduced},
+    facts() | {'arguments': sys.argv[1:], 'reduced': given.reduced},
   )
   timer = watch(report, clock)
   _measure(given, scale, report, clock)

@@ -1,11 +1,9 @@
 """What `gpu.py` has found so far, and the minutes that it has left."""
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import shutil
 import subprocess
 import threading
@@ -13,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import machine
 from contest import Contestant, compete, summarise
 
 _PACKAGES = (
@@ -112,7 +111,6 @@ class Report:
   def __init__(self, output: pathlib.Path, clock: Clock, facts: dict[str, Any]):
     self._output, self._clock = output, clock
     self._told: dict[str, Any] = facts | {
-      'date': time.strftime('%Y-%m-%d'),
       'sections': {},
       'left_out': [],
       'doing': 'starting',
@@ -193,21 +191,9 @@ def watch(report: Report, clock: Clock) -> threading.Timer:
   return timer
 
 
-def machine() -> dict[str, Any]:
-  """Versions, and what nvidia-smi says where there is one."""
-  versions = {}
-  for name in _PACKAGES:
-    try:
-      versions[name] = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-      versions[name] = None
-  return {
-    'python': platform.python_version(),
-    'platform': platform.platform(),
-    'cpus': os.cpu_count(),
-    'versions': versions,
-    'clocks_before': clocks(),
-  }
+def facts() -> dict[str, Any]:
+  """The machine, versions, and what nvidia-smi says where there is one."""
+  return machine.facts(_PACKAGES) | {'clocks_before': clocks()}
 
 
 def clocks() -> dict[str, str] | None:

@@ -9,12 +9,6 @@ from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 MASK_RATIO = 0.15
 
 
-def tokenizer_of(vocab_size: int) -> Tokenizer:
-  """One of so many words."""
-  words = [f'word{n}' for n in range(vocab_size - len(SPECIAL_TOKENS))]
-  return Tokenizer.from_vocab([*SPECIAL_TOKENS, *words])
-
-
 def layout(
   tokenizer: Tokenizer, lengths: np.ndarray, length: int, packed: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

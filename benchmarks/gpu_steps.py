@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 from contest import Contestant
-from finished_runs import fresh_step
+from finished_runs import fresh_step, tokenizer_of
 from gpu_report import Report, Scale, agreed, timed, tried
 from gpu_rows import (
   MASK_RATIO,
   layout,
   lengths_like_wikipedia,
   masked_rows,
-  tokenizer_of,
 )
 
 from shared_bert import config as config_lib

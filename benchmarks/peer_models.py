@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import transformers
 from contest import Case, Contestant
-from finished_runs import fresh_step
+from finished_runs import fresh_step, tokenizer_of
 
 from shared_bert import config as config_lib
 from shared_bert.data import masking
@@ -63,8 +63,7 @@ class Models:
     """
     torch.set_num_threads(cores)
     transformers.utils.logging.disable_progress_bar()
-    words = [f'word{n}' for n in range(vocab_size - len(SPECIAL_TOKENS))]
-    self._tokenizer = Tokenizer.from_vocab([*SPECIAL_TOKENS, *words])
+    self._tokenizer = tokenizer_of(vocab_size)
     self._size, self._folder, self._dtype = size, folder, dtype
     self._torch = functools.partial(
       _hugging_face_train, device=device, dtype=getattr(torch, dtype)

@@ -36,15 +36,12 @@ more is running than the machine has cores for are left out, unless all do.
 """
 
 import argparse
-import importlib.metadata
-import json
 import os
 import pathlib
-import platform
 import tempfile
-import time
 from typing import Any
 
+import machine
 from contest import cases_of, compete, markdown, summarise
 
 TOLERANCE = 1e-4
@@ -80,13 +77,6 @@ def pin(cores: int) -> None:
   os.environ.pop('XLA_FLAGS', None)
 
 
-def _processor() -> str:
-  for line in pathlib.Path('/proc/cpuinfo').read_text().splitlines():
-    if line.startswith('model name'):
-      return line.partition(':')[2].strip()
-  return platform.machine()
-
-
 def _parse() -> argparse.Namespace:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('output', type=pathlib.Path)
@@ -113,12 +103,7 @@ def main() -> None:
     name: getattr(given, name)
     for name in ('size', 'vocab_size', 'cores', 'turn_seconds')
   }
-  told |= {
-    'date': time.strftime('%Y-%m-%d'),
-    'cpus': os.cpu_count(),
-    'processor': _processor(),
-    'platform': platform.platform(),
-    'versions': {p: importlib.metadata.version(p) for p in _PACKAGES},
+  told |= machine.facts(_PACKAGES) | {
     'load_before': os.getloadavg(),
     'cases': {},
   }
@@ -151,9 +136,7 @@ def main() -> None:
     } | summarise(seconds, loads, os.cpu_count() or 1)
   told['load_after'] = os.getloadavg()
   page = markdown(told)
-  print(page, end='')
-  given.output.write_text(json.dumps(told, indent=2) + '\n')
-  given.output.with_suffix('.md').write_text(page)
+  machine.finish(given.output, told, page)
 
 
 if __name__ == '__main__':

@@ -20,11 +20,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from finished_runs import fresh_step
+from finished_runs import fresh_step, tokenizer_of
 
 from shared_bert import config as config_lib
 from shared_bert.data import masking
-from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import flops, parameters
 from shared_bert.training import mesh as mesh_lib
@@ -54,8 +53,7 @@ def build(arguments: argparse.Namespace, dropout: float):
     config.model[key] = ast.literal_eval(value)
   config.model.hidden_dropout = config.model.attention_dropout = dropout
   config.data.seq_len = arguments.seq_len
-  words = [f'word{n}' for n in range(_VOCABULARY - len(SPECIAL_TOKENS))]
-  tokenizer = Tokenizer.from_vocab([*SPECIAL_TOKENS, *words])
+  tokenizer = tokenizer_of(_VOCABULARY)
   model = config_lib.model_config(
     config, tokenizer.vocab_size, jax.default_backend()
   )

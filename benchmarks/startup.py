@@ -19,17 +19,17 @@ The step is that of pre-training on random tokens, on one device.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from typing import Any
+
+import machine
 
 _PACKAGES = ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
 _STAGES = ('import', 'state', 'trace', 'compile', 'step')
@@ -167,13 +167,6 @@ def markdown(told: dict[str, Any]) -> str:
   return '\n'.join(lines) + '\n'
 
 
-def _processor() -> str:
-  cpuinfo = pathlib.Path('/proc/cpuinfo')
-  lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-  names = [x.partition(':')[2].strip() for x in lines if 'model name' in x]
-  return next(iter(names), platform.machine())
-
-
 def main() -> None:
   """Measures, prints and writes."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
@@ -191,21 +184,14 @@ def main() -> None:
   for name in [n for n in os.environ if n.startswith('JAX_')]:
     if 'CACHE' in name:
       del os.environ[name]
-  told: dict[str, Any] = {
-    'date': time.strftime('%Y-%m-%d'),
-    'cpus': os.cpu_count(),
-    'processor': _processor(),
-    'platform': platform.platform(),
-    'versions': {p: importlib.metadata.version(p) for p in _PACKAGES},
+  told: dict[str, Any] = machine.facts(_PACKAGES) | {
     'size': given.size,
     'rows': given.rows,
     'seq_len': given.seq_len,
     'rounds': [_round(sys.argv[1:]) for _ in range(given.rounds)],
   }
   page = markdown(told)
-  print(page, end='')
-  given.output.write_text(json.dumps(told, indent=2) + '\n')
-  given.output.with_suffix('.md').write_text(page)
+  machine.finish(given.output, told, page)
 
 
 if __name__ == '__main__':

@@ -166,17 +166,8 @@ def _masked_model(
       f'{model_config.max_positions} tokens, and the rows of the text have '
       f'{corpus.seq_len}: prepare it in shorter ones.'
     )
-  rows = config.data.heldout_rows or len(corpus.heldout)
-  rows = min(rows, config.train.batch_size) if options.dry_run else rows
-  labels = corpus.heldout_labels
-  model = MaskedModel(
-    model_config,
-    config,
-    saved.tokenizer,
-    corpus.heldout[:rows],
-    mesh,
-    None if labels is None else labels[:rows],
-    has_next_sentence=saved.head == 'pretraining',
+  model = pretrain_lib.on_heldout(
+    model_config, saved, config, corpus, mesh, options
   )
   return model, saved.params
 

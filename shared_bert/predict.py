@@ -24,6 +24,7 @@ from shared_bert import answers, command_line, compilation_cache
 from shared_bert.checkpoint_flag import CHECKPOINT
 from shared_bert.data import table_files, text_files
 from shared_bert.errors import UserError
+from shared_bert.interop.pooling import POOLINGS
 from shared_bert.output_flag import OUTPUT
 from shared_bert.texts import Place, Text, numbered
 
@@ -46,7 +47,7 @@ _TOP_K = flags.DEFINE_integer('top_k', 5, 'Words for a gap, classes, answers.')
 _POOLING = flags.DEFINE_enum(
   'pooling',
   None,
-  ['cls', 'mean'],
+  POOLINGS,
   'What an embedding is made of; by itself as in a folder of '
   'sentence-transformers, else cls.',
 )

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
@@ -22,6 +23,7 @@ from shared_bert.interop.saved import SavedModel
 from shared_bert.interop.starting import Imported, open_start, weighted_by
 from shared_bert.masked_model import MaskedModel, arrays_of
 from shared_bert.model import flops, parameters
+from shared_bert.model.config import BertConfig
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
 from shared_bert.training import processes
@@ -139,18 +141,11 @@ def pretrain(
     """What is trained on, beside what it was fitted to."""
     found = evaluate(params, phase).metrics
     if isinstance(start, Imported) and start.saved.predicts_words:
-      saved = start.saved
-      heldout, heldout_labels = _heldout(config, corpora[0], options)
-      original = MaskedModel(
-        dataclasses.replace(saved.config, dtype=model.dtype),
-        config,
-        tokenizer,
-        heldout,
-        mesh,
-        heldout_labels,
-        has_next_sentence=saved.head == 'pretraining',
+      as_ours = dataclasses.replace(start.saved.config, dtype=model.dtype)
+      original = on_heldout(
+        as_ours, start.saved, config, corpora[0], mesh, options
       )
-      placed = mesh_lib.place(mesh, saved.params)
+      placed = mesh_lib.place(mesh, start.saved.params)
       for values in original.evaluate(placed).metrics.values():
         found['original'] = values
     return Evaluation(found)
@@ -257,6 +252,36 @@ def _heldout(
     count = min(count, config.train.batch_size)
   labels = corpus.heldout_labels
   return corpus.heldout[:count], None if labels is None else labels[:count]
+
+
+def on_heldout(
+  model: BertConfig,
+  saved: SavedModel,
+  config: ConfigDict,
+  corpus: Corpus,
+  mesh: Mesh,
+  options: Options,
+) -> MaskedModel:
+  """A model that is there, to be evaluated on the held-out rows of a corpus.
+
+  Args:
+    model: how to compute it.
+    saved: with a head for words, and for next sentences if it has one.
+    config: of the run.
+    corpus: with the model's vocabulary.
+    mesh: of the devices.
+    options: of the command; a dry run takes few rows.
+  """
+  heldout, labels = _heldout(config, corpus, options)
+  return MaskedModel(
+    model,
+    config,
+    saved.tokenizer,
+    heldout,
+    mesh,
+    labels,
+    has_next_sentence=saved.head == 'pretraining',
+  )
 
 
 def open_corpora(

@@ -14,6 +14,7 @@ from shared_bert.interop import huggingface
 from shared_bert.interop.opening import open_model
 from tests.test_interop import saved_model
 from tests.tiny_jobs import WORDS, sentences
+from tests.transformers_bert import save_bert
 
 ROW = 48
 VOCABULARY = [
@@ -37,24 +38,12 @@ PAIRS = [
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   """A BERT for questions as transformers saves it, with random numbers."""
-  torch = pytest.importorskip('torch')
-  transformers = pytest.importorskip('transformers')
   folder = tmp_path_factory.mktemp('bert')
-  torch.manual_seed(0)
-  config = transformers.BertConfig(
-    vocab_size=len(VOCABULARY),
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=32,
+  save_bert(
+    folder,
+    'BertForQuestionAnswering',
+    Tokenizer.from_vocab(VOCABULARY),
     max_position_embeddings=ROW,
-    initializer_range=0.5,
-  )
-  transformers.BertForQuestionAnswering(config).save_pretrained(folder)
-  tokenizer = Tokenizer.from_vocab(VOCABULARY)
-  tokenizer.save(folder)
-  (folder / 'tokenizer.json').write_text(
-    tokenizer.to_huggingface(), encoding='utf-8'
   )
   return folder
 

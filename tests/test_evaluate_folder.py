@@ -19,6 +19,7 @@ from tests.bad_input import flags_of
 from tests.test_evaluate import evaluation_of
 from tests.test_interop import change, saved_model
 from tests.tiny_jobs import finetune_config, pretrain_config, sentences
+from tests.transformers_bert import save_bert
 
 
 def exported(saved, folder):
@@ -126,23 +127,16 @@ def test_a_model_that_transformers_saved_has_the_metrics_of_its_outputs(
   task, names, glue, pretrained, tmp_path
 ):
   torch = pytest.importorskip('torch')
-  transformers = pytest.importorskip('transformers')
   tokenizer = open_saved(pretrained).tokenizer
-  torch.manual_seed(0)
-  model = transformers.BertForSequenceClassification(
-    transformers.BertConfig(
-      vocab_size=tokenizer.vocab_size + 3,
-      hidden_size=16,
-      num_hidden_layers=2,
-      num_attention_heads=2,
-      intermediate_size=32,
-      max_position_embeddings=24,
-      initializer_range=0.5,
-      **({'id2label': dict(enumerate(names))} if names else {'num_labels': 1}),
-    )
+  model = save_bert(
+    tmp_path / 'model',
+    'BertForSequenceClassification',
+    tokenizer,
+    vocab_size=tokenizer.vocab_size + 3,
+    num_attention_heads=2,
+    max_position_embeddings=24,
+    **({'id2label': dict(enumerate(names))} if names else {'num_labels': 1}),
   )
-  model.save_pretrained(tmp_path / 'model')
-  tokenizer.save(tmp_path / 'model')
   config = finetune_config(task, glue, tmp_path / 'model')
   results = evaluate(
     evaluation_of(config, tmp_path / 'model'), tmp_path / 'run'

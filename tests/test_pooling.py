@@ -9,6 +9,7 @@ import shared_bert
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
 from tests.test_interop import VOCABULARY
+from tests.transformers_bert import save_bert
 
 TEXTS = [
   'the cat sees a big dog',
@@ -27,24 +28,14 @@ OLD, NEW = (
 @pytest.fixture(scope='module')
 def bert(tmp_path_factory):
   """A tiny BERT with random numbers, as transformers saves it."""
-  torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
   folder = tmp_path_factory.mktemp('bert')
-  torch.manual_seed(0)
-  config = transformers.BertConfig(
-    vocab_size=len(VOCABULARY),
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=32,
+  model = save_bert(
+    folder,
+    'BertModel',
+    Tokenizer.from_vocab(VOCABULARY),
     max_position_embeddings=32,
-    initializer_range=0.5,
-  )
-  model = transformers.BertModel(config).eval()
-  model.save_pretrained(folder)
-  tokenizer = Tokenizer.from_vocab(VOCABULARY)
-  tokenizer.save(folder)
-  (folder / 'tokenizer.json').write_text(tokenizer.to_huggingface())
+  ).eval()
   return model, transformers.AutoTokenizer.from_pretrained(folder), folder
 
 

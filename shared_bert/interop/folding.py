@@ -15,11 +15,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 
 from shared_bert.errors import UserError
 from shared_bert.model.config import BertConfig
+from shared_bert.model.encoder import split_last
 
 Params = dict[str, Any]
 # A projection's parameters by name, stacked over layers, to (kernel [L, D, D],
@@ -170,16 +170,12 @@ def with_last_apart(
     config: of that model.
 
   Returns:
-    Parameters, NumPy arrays, and the configuration that they belong to.
+    Parameters and the configuration that they belong to.
   """
   encoder = params['encoder']
-  layers = encoder['layers']
-  parted = {
-    'layers': jax.tree.map(lambda x: np.array(x[:-1]), layers),
-    'last': jax.tree.map(lambda x: np.array(x[-1]), layers),
-  }
+  layers, last = split_last(encoder['layers'])
   return (
-    params | {'encoder': encoder | parted},
+    params | {'encoder': encoder | {'layers': layers, 'last': last}},
     dataclasses.replace(config, last_apart=True),
   )
 

@@ -180,8 +180,7 @@ def assemble(
 
   Raises:
     UserError: parameters are missing or of another shape than `config` has
-      them, or the vocabulary is another one, by its
-      size.
+      them, or the vocabulary is another one, by its size.
   """
   head = _head_of(weights)
   labels = told.get('id2label') or {}

@@ -196,12 +196,10 @@ class BertConfig:
     if backend == 'pallas_shared' and (
       self.attention != 'shared' or self.role_bias
     ):
-      mechanism = (
-        'shared with model.role_bias' if self.role_bias else (self.attention)
-      )
+      bias = ' with model.role_bias' if self.role_bias else ''
       raise UserError(
         'model.attention_backend=pallas_shared computes model.attention=shared '
-        f'without model.role_bias alone, not {mechanism}: use '
+        f'without model.role_bias alone, not {self.attention}{bias}: use '
         'model.attention_backend=xla.'
       )
 

@@ -134,6 +134,14 @@ class EncoderLayer(nnx.Module):
     return self.feed_forward_norm(x + feed(x))
 
 
+def split_last(layers: Any) -> tuple[Any, Any]:
+  """A tree of arrays [L, ...] as all but the last, and the last."""
+  return (
+    jax.tree.map(lambda x: x[:-1], layers),
+    jax.tree.map(lambda x: x[-1], layers),
+  )
+
+
 _REMAT_POLICIES = {
   'full': None,
   'dots': jax.checkpoint_policies.save_from_both_policies(
@@ -254,12 +262,10 @@ class Encoder(nnx.Module):
     graph, parameters = nnx.split(self.layers)
     layers, last = (parameters, layer_keys), None
     if self.config.last_apart:
-      last_key = None if layer_keys is None else layer_keys[-1]
-      layers = parameters, None if layer_keys is None else layer_keys[:-1]
-      last = nnx.split(self.last)[1], last_key
+      keys, last_key = split_last(layer_keys)
+      layers, last = (parameters, keys), (nnx.split(self.last)[1], last_key)
     elif read is not None:
-      last = jax.tree.map(lambda y: y[-1], layers)
-      layers = jax.tree.map(lambda y: y[:-1], layers)
+      layers, last = split_last(layers)
 
     def apply_layer(
       x: jax.Array,
