@@ -17,9 +17,9 @@ class Case:
   """What is done with rows of one shape.
 
   Attributes:
-    kind: `forward` or `train`.
-    rows: B.
-    seq_len: S, all of them real tokens.
+    kind: `forward`, `train` or `finetune`.
+    rows: B; of `finetune` examples.
+    seq_len: S, all of them real tokens; of `finetune` the most there are.
   """
 
   kind: str
@@ -28,6 +28,16 @@ class Case:
 
   def __str__(self) -> str:
     return f'{self.kind} {self.rows} x {self.seq_len}'
+
+  @property
+  def counted(self) -> str:
+    """What a step has a number of."""
+    return 'examples' if self.kind == 'finetune' else 'real tokens'
+
+  @property
+  def count(self) -> int:
+    """How many a step has."""
+    return self.rows * (1 if self.kind == 'finetune' else self.seq_len)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +69,19 @@ class Contestant:
 Rounds = dict[str, list[tuple[float, float]]]
 
 
-def cases_of(names: list[str], seq_len: int) -> list[Case]:
-  """The cases by their names, for rows of `seq_len` tokens."""
+def cases_of(names: list[str], seq_len: int, batch_size: int) -> list[Case]:
+  """The cases by their names.
+
+  Args:
+    names: of cases.
+    seq_len: S.
+    batch_size: B of `finetune`.
+  """
   shapes = {
     'forward': [('forward', 1, seq_len), ('forward', 8, seq_len)],
     'long': [('forward', 2, 4 * seq_len)],
     'train': [('train', 4, seq_len)],
+    'finetune': [('finetune', batch_size, seq_len)],
   }
   unknown = [name for name in names if name not in shapes]
   if unknown:
@@ -170,19 +187,23 @@ def markdown(told: dict[str, Any]) -> str:
     rounds, quiet = len(case['loads']), len(case['quiet'])
     kept = f'{quiet} of them quiet' if quiet else 'none of them quiet'
     worst = max(row['difference'] for row in case['parity'])
+    shares = ', '.join(
+      f'{who} {share:.1%}' for who, share in case['padding'].items()
+    )
+    padding = f' Padding: {shares}.' if shares else ''
     lines += [
       '',
       f'## {name}',
       '',
       f'{rounds} rounds, {kept}, turns of {case["steps"]} steps; outputs agree '
-      f'to {worst:.0e}.',
+      f'to {worst:.0e}.{padding}',
       '',
-      '| milliseconds a step | wall | CPU | real tokens a second |',
+      f'| milliseconds a step | wall | CPU | {case["counted"]} a second |',
       '|---|---:|---:|---:|',
     ]
     for who, clocks in case['seconds'].items():
       wall, cpu = clocks['wall']['median'], clocks['cpu']['median']
-      rate = case['tokens'] / wall
+      rate = case['count'] / wall
       lines.append(
         f'| {who} | {wall * 1e3:,.1f} | {cpu * 1e3:,.1f} | {rate:,.0f} |'
       )

@@ -1,13 +1,16 @@
 """FlaxBert of transformers 4 in an environment of its own, for `peers.py`.
 
-  python benchmarks/flax_bert.py forward|train FOLDER ROWS.npz LEARNING_RATE
+  python benchmarks/flax_bert.py KIND FOLDER ROWS.npz LEARNING_RATE
 
 Loads the BERT in FOLDER. Then, for each line `step` of standard input, does one
-step on the rows and prints logits or the loss; for `cpu_seconds`, its own. It
-trains as transformers' examples/flax/language-modeling/run_mlm_flax.py does: a
-head over all tokens, AdamW without decay of biases and LayerNorms.
+step on the rows and prints logits or the loss; for `cpu_seconds`, its own. KIND
+is `forward`, `train` or `finetune`, of which the last has one batch of rows
+after the other. It trains as transformers' examples/flax/language-modeling/
+run_mlm_flax.py does: a head over all tokens, AdamW without decay of biases and
+LayerNorms.
 """
 
+import itertools
 import json
 import os
 import sys
@@ -38,11 +41,10 @@ def forward(folder: str, rows: dict[str, np.ndarray]) -> Callable[[], Any]:
 
 
 def train(
-  folder: str, rows: dict[str, np.ndarray], learning_rate: float
+  model: Any, batches: list[dict[str, np.ndarray]], learning_rate: float
 ) -> Callable[[], Any]:
-  """A function that does a training step, to its loss."""
-  model = transformers.FlaxBertForMaskedLM.from_pretrained(folder, from_pt=True)
-  labels = jnp.asarray(rows.pop('labels'))
+  """A function that does a training step on the next batch, to its loss."""
+  coming = itertools.cycle(jax.device_put(batches))
 
   def decays(params: Any) -> Any:
     flat = traverse_util.flatten_dict(params)
@@ -54,16 +56,18 @@ def train(
     learning_rate, eps=_EPSILON, weight_decay=_DECAY, mask=decays
   )
 
-  def loss_of(params: Any) -> jax.Array:
+  def loss_of(params: Any, batch: Any) -> jax.Array:
+    batch, labels = dict(batch), batch['labels']
+    del batch['labels']
     # Dropout of 0 is drawn for nothing, and not at all if it is not training.
-    logits = model(**rows, params=params, train=False).logits
+    logits = model(**batch, params=params, train=False).logits
     losses = optax.softmax_cross_entropy_with_integer_labels(
       logits, jnp.maximum(labels, 0)
     )
     return jnp.where(labels >= 0, losses, 0).sum() / (labels >= 0).sum()
 
-  def update(params: Any, state: Any) -> Any:
-    loss, grads = jax.value_and_grad(loss_of)(params)
+  def update(params: Any, state: Any, batch: Any) -> Any:
+    loss, grads = jax.value_and_grad(loss_of)(params, batch)
     updates, state = optimizer.update(grads, state, params)
     return optax.apply_updates(params, updates), state, loss
 
@@ -73,7 +77,7 @@ def train(
 
   def do() -> float:
     nonlocal params, state
-    params, state, loss = step(params, state)
+    params, state, loss = step(params, state, next(coming))
     jax.block_until_ready(params)
     return float(loss)
 
@@ -85,10 +89,18 @@ def main() -> None:
   kind, folder, path, learning_rate = sys.argv[1:]
   with np.load(path) as archive:
     rows = {name: archive[name].astype(np.int32) for name in archive}
-  if kind == 'train':
-    step = train(folder, rows, float(learning_rate))
-  else:
+  if kind == 'forward':
     step = forward(folder, rows)
+  else:
+    batches, of = [rows], transformers.FlaxBertForMaskedLM
+    if kind == 'finetune':
+      of = transformers.FlaxBertForSequenceClassification
+      batches = [
+        {name: array[n] for name, array in rows.items()}
+        for n in range(len(rows['labels']))
+      ]
+    model = of.from_pretrained(folder, from_pt=True)
+    step = train(model, batches, float(learning_rate))
   answers = {'step': step, 'cpu_seconds': time.process_time}
   for line in sys.stdin:
     print(json.dumps(answers[line.strip()]()), flush=True)

@@ -10,6 +10,7 @@ import contest
 import jax
 import peer_models
 import torch
+from finished_runs import tokenizer_of
 from gpu_report import Report, Scale, agreed, timed, tried
 from gpu_steps import Case
 
@@ -66,7 +67,7 @@ def _compared(scale: Scale, case: Case, compiled: bool) -> dict[str, Any]:
   with tempfile.TemporaryDirectory() as folder:
     models = peer_models.Models(
       case.size,
-      scale.vocab_size,
+      tokenizer_of(scale.vocab_size),
       # All cores of a machine with a GPU, which are few steps' business; on a
       # CPU as many as the process may use.
       len(os.sched_getaffinity(0)),

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 from contest import Contestant
-from finished_runs import fresh_step, tokenizer_of
+from finished_runs import tokenizer_of
 from gpu_report import Report, Scale, agreed, timed, tried
 from gpu_rows import (
   MASK_RATIO,
@@ -25,6 +25,7 @@ from shared_bert.errors import UserError
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import backends, flops
 from shared_bert.model.config import SIZES, BertConfig
+from shared_bert.study.fresh_step import fresh_step
 from shared_bert.training import mesh as mesh_lib
 
 _RATE = 1e-4

@@ -98,7 +98,7 @@ def main() -> None:
 
   tokenizer = Tokenizer.load(arguments.vocab)
   loaded = task_data.load_task(config.data)
-  data = task_data.encode(loaded, tokenizer, config.data.seq_len)
+  data = loaded.encode(tokenizer, config.data.seq_len)
   model = TaskModel(
     config_lib.model_config(
       config, tokenizer.vocab_size, jax.default_backend()

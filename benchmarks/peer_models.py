@@ -15,7 +15,6 @@ import numpy as np
 import torch
 import transformers
 from contest import Case, Contestant
-from finished_runs import fresh_step, tokenizer_of
 
 from shared_bert import config as config_lib
 from shared_bert.data import masking
@@ -25,24 +24,30 @@ from shared_bert.interop.saved import SavedModel, maker_of
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig
+from shared_bert.study.fresh_step import fresh_step
 from shared_bert.training import mesh as mesh_lib
 
-_LEARNING_RATE = 1e-4
+LEARNING_RATE = 1e-4
 _INPUTS = ('input_ids', 'token_type_ids', 'segment_ids')
-_HEADS = {'forward': 'classification', 'train': 'masked_lm'}
-_CLASSES = ('no', 'yes')
+_HEADS = {'train': 'masked_lm'}  # others classify
 _IGNORED = -100  # a label without a loss, of PyTorch's cross entropy
 Step = Callable[[], Any]
 Rows = dict[str, np.ndarray]
 
 
 class Models:
-  """Models of one size, and their folders as Hugging Face has them."""
+  """Models of one size, and their folders as Hugging Face has them.
+
+  Attributes:
+    padding: by name, what share of the places in rows is padding, if any.
+  """
+
+  label_names: tuple[str, ...] = ('no', 'yes')
 
   def __init__(
     self,
     size: str,
-    vocab_size: int,
+    tokenizer: Tokenizer,
     cores: int,
     folder: pathlib.Path,
     dtype: str = 'float32',
@@ -53,7 +58,7 @@ class Models:
 
     Args:
       size: of `shared_bert.model.config.SIZES`.
-      vocab_size: V.
+      tokenizer: of V words.
       cores: threads that PyTorch gets.
       folder: an empty one, to export into.
       dtype: of the arithmetic of training, `float32` or `bfloat16`; PyTorch
@@ -63,13 +68,14 @@ class Models:
     """
     torch.set_num_threads(cores)
     transformers.utils.logging.disable_progress_bar()
-    self._tokenizer = tokenizer_of(vocab_size)
+    self._tokenizer = tokenizer
     self._size, self._folder, self._dtype = size, folder, dtype
     self._torch = functools.partial(
       _hugging_face_train, device=device, dtype=getattr(torch, dtype)
     )
     self._compile = functools.partial(torch.compile, mode=compile_mode)
     self._children: list[subprocess.Popen] = []
+    self.padding: dict[str, float] = {}
 
   def enter(
     self, case: Case, *, compiled: bool, flax_python: str | None
@@ -86,11 +92,7 @@ class Models:
       them differ at most.
     """
     rows = _rows(case, self._tokenizer)
-    saved = {name: self._saved(name, case) for name in ('standard', 'shared')}
-    for name, model in saved.items():
-      folder = self._folder / name
-      folder.mkdir()
-      huggingface.write(model, folder)
+    saved = self._exported(case)
     if case.kind == 'forward':
       theirs = _hugging_face_forward
       models = saved | {'shared, folded': saved['shared'].folded()}
@@ -108,24 +110,22 @@ class Models:
       steps |= {f'{name}, compiled': step for name, step in again.items()}
     contestants = {name: Contestant(step) for name, step in steps.items()}
     if flax_python:
-      contestants['FlaxBert'] = self._flax(flax_python, case, rows)
+      contestants['FlaxBert'] = self._flax(
+        flax_python, case, _with_labels(rows)
+      )
     contestants |= {name: Contestant(step) for name, step in ours.items()}
-    # Twice: of training, the second loss is that after an update.
-    outputs = {
-      name: np.array([each.step() for _ in range(2)])
-      for name, each in contestants.items()
-    }
+    outputs = twice(contestants)
     parity = [
-      _difference(outputs, 'standard', name)
+      difference(outputs, 'standard', name)
       for name in contestants
       if name not in ours
     ]
     if case.kind == 'forward':
-      parity.append(_difference(outputs, 'shared', 'shared, folded'))
+      parity.append(difference(outputs, 'shared', 'shared, folded'))
     twin = next(iter(theirs(self._folder / 'shared', rows).values()))
     outputs['its export'] = np.array([twin()])
     outputs['shared'] = outputs['shared'][:1]  # then the two train apart
-    parity.append(_difference(outputs, 'shared', 'its export'))
+    parity.append(difference(outputs, 'shared', 'its export'))
     return contestants, parity
 
   def close(self) -> None:
@@ -133,6 +133,15 @@ class Models:
     for child in self._children:
       child.communicate()
     self._children.clear()
+
+  def _exported(self, case: Case) -> dict[str, SavedModel]:
+    """Both models, written into folders of their names as well."""
+    saved = {name: self._saved(name, case) for name in ('standard', 'shared')}
+    for name, model in saved.items():
+      folder = self._folder / name
+      folder.mkdir()
+      huggingface.write(model, folder)
+    return saved
 
   def _saved(self, attention: str, case: Case) -> SavedModel:
     """A model with numbers in every parameter, and without dropout."""
@@ -143,8 +152,8 @@ class Models:
       hidden_dropout=0.0,
       attention_dropout=0.0,
     )
-    head = _HEADS[case.kind]
-    make = maker_of(head, config, len(_CLASSES))
+    head = _HEADS.get(case.kind, 'classification')
+    make = maker_of(head, config, len(self.label_names))
     rng = np.random.default_rng(0)
     # Zeros of biases and ones of diagonals would hide what is done with them.
     params = jax.tree.map(
@@ -159,7 +168,7 @@ class Models:
       head=head,
       params=params,
       tokenizer=self._tokenizer,
-      label_names=_CLASSES if head == 'classification' else (),
+      label_names=self.label_names if head == 'classification' else (),
       seq_len=case.seq_len,
       facts={},
     )
@@ -183,7 +192,7 @@ class Models:
 
     def do() -> float:
       nonlocal state, total
-      state, window = step(state, batch, _LEARNING_RATE)
+      state, window = step(state, batch, LEARNING_RATE)
       jax.block_until_ready(state)
       before, total = total, float(window['loss'][0])
       return (total - before) / rows['masked_weights'].sum()
@@ -192,7 +201,7 @@ class Models:
 
   def _flax(self, python: str, case: Case, rows: Rows) -> Contestant:
     path = self._folder / 'rows.npz'
-    np.savez(path, **_with_labels(rows))
+    np.savez(path, **rows)
     child = subprocess.Popen(
       [
         python,
@@ -200,7 +209,7 @@ class Models:
         case.kind,
         str(self._folder / 'standard'),
         str(path),
-        str(_LEARNING_RATE),
+        str(LEARNING_RATE),
       ],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
@@ -221,11 +230,20 @@ class Models:
     )
 
 
-def _difference(
+def twice(contestants: dict[str, Contestant]) -> dict[str, np.ndarray]:
+  """What two steps of each return; of training, losses around an update."""
+  return {
+    name: np.array([each.step() for _ in range(2)])
+    for name, each in contestants.items()
+  }
+
+
+def difference(
   outputs: dict[str, np.ndarray], first: str, second: str
 ) -> dict[str, Any]:
-  difference = np.abs(outputs[first] - outputs[second]).max()
-  return {'of': f'{first} and {second}', 'difference': float(difference)}
+  """By how much the outputs of two differ at most, and which two they are."""
+  most = np.abs(outputs[first] - outputs[second]).max()
+  return {'of': f'{first} and {second}', 'difference': float(most)}
 
 
 def _rows(case: Case, tokenizer: Tokenizer) -> Rows:
@@ -314,7 +332,7 @@ def _hugging_face_train(
       .to(device)
       .train()
     )
-    optimizer = _adamw(model)
+    optimizer = adamw(model)
 
     def loss_of() -> torch.Tensor:
       if not gathered:
@@ -345,7 +363,7 @@ def _hugging_face_train(
   }
 
 
-def _adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
   """Ours by default, fused: biases and LayerNorms do not decay."""
   train = config_lib.pretrain_defaults().train
   groups: tuple[list, list] = [], []
@@ -356,7 +374,7 @@ def _adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
       {'params': groups[0], 'weight_decay': train.weight_decay},
       {'params': groups[1], 'weight_decay': 0.0},
     ],
-    lr=_LEARNING_RATE,
+    lr=LEARNING_RATE,
     betas=(train.beta1, train.beta2 or 0.999),
     eps=train.epsilon,
     fused=True,

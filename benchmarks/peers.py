@@ -2,14 +2,17 @@
 
   python benchmarks/peers.py OUTPUT.json [--size=base] [--rounds=7] [--cores=1]
     [--cases=forward,train] [--compile] [--flax_python=PATH/TO/python]
+    [--batch_size=32 --glue_dir=PATH/TO/glue --vocab=PATH/TO/vocab.txt]
 
 Needs `pip install 'shared_bert[parity]'`. Both sides get the same rows without
 padding, the same weights, float32 and as many threads as cores. The cases are
 
-  forward  classes of 1 row, and of 8 rows, of 128 tokens
-  long     classes of 2 rows of 512 tokens
-  train    steps of masked words on 4 rows of 128 tokens, without dropout, with
-           AdamW, fused on the side of PyTorch
+  forward   classes of 1 row, and of 8 rows, of 128 tokens
+  long      classes of 2 rows of 512 tokens
+  train     steps of masked words on 4 rows of 128 tokens, without dropout, with
+            AdamW, fused on the side of PyTorch
+  finetune  the same of the classes of --batch_size pairs of MNLI's train.tsv in
+            --glue_dir, read by --vocab, each in rows as it would train on them
 
 and who takes part in them:
 
@@ -22,6 +25,12 @@ and who takes part in them:
                                that Python, which needs torch and optax as well
   standard, shared             shared_bert
   shared, folded               the same function as it is used for inference
+
+Pairs of MNLI have a third of 128 tokens. Hugging Face gets them padded to the
+longest of the batch, as DataCollatorWithPadding does, and FlaxBert, which would
+compile each length, to 128. Ours has them `packed`, several in a row, and
+`padded` to the shortest of data.length_buckets. A step is the next batch, the
+same for all. Nobody is in it by torch.compile, which compiles each length too.
 
 First logits and losses are compared, and where they differ by more than 1e-4
 nothing is timed. Standard attention is compared with Hugging Face's model of
@@ -87,6 +96,11 @@ def _parse() -> argparse.Namespace:
   parser.add_argument('--cores', type=int, default=1)
   parser.add_argument('--seq_len', type=int, default=128)
   parser.add_argument('--vocab_size', type=int, default=30_522)
+  parser.add_argument('--batch_size', type=int, default=32)
+  parser.add_argument('--glue_dir', type=pathlib.Path, help='finetune: of MNLI')
+  parser.add_argument(
+    '--vocab', type=pathlib.Path, help='finetune: a vocab.txt'
+  )
   parser.add_argument('--compile', action='store_true')
   parser.add_argument('--flax_python', help='of an environment with FlaxBert')
   return parser.parse_args()
@@ -95,9 +109,18 @@ def _parse() -> argparse.Namespace:
 def main() -> None:
   """Compares, prints and writes."""
   given = _parse()
-  cases = cases_of(given.cases.split(','), given.seq_len)
+  cases = cases_of(given.cases.split(','), given.seq_len, given.batch_size)
+  if any(case.kind == 'finetune' for case in cases):
+    if given.glue_dir is None or given.vocab is None:
+      raise SystemExit(
+        '--cases=finetune reads real pairs: name a folder with MNLI/train.tsv '
+        'in it by --glue_dir=…, and the vocab.txt of a BERT by --vocab=….'
+      )
   pin(given.cores)
-  import peer_models  # late: it imports what reads the number of threads
+  # Late: they import what reads the number of threads.
+  import peer_finetuning
+  import peer_models
+  from finished_runs import tokenizer_of
 
   told: dict[str, Any] = {
     name: getattr(given, name)
@@ -109,9 +132,14 @@ def main() -> None:
   }
   for case in cases:
     with tempfile.TemporaryDirectory() as folder:
-      models = peer_models.Models(
-        given.size, given.vocab_size, given.cores, pathlib.Path(folder)
-      )
+      place = given.cores, pathlib.Path(folder)
+      if case.kind == 'finetune':
+        models = peer_finetuning.FineTuning(
+          given.size, given.glue_dir, given.vocab, *place
+        )
+      else:
+        tokenizer = tokenizer_of(given.vocab_size)
+        models = peer_models.Models(given.size, tokenizer, *place)
       contestants, parity = models.enter(
         case, compiled=given.compile, flax_python=given.flax_python
       )
@@ -128,7 +156,9 @@ def main() -> None:
       )
       models.close()
     told['cases'][str(case)] = {
-      'tokens': case.rows * case.seq_len,
+      'count': case.count,
+      'counted': case.counted,
+      'padding': models.padding,
       'parity': parity,
       'steps': steps,
       'loads': loads,

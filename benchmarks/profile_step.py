@@ -20,12 +20,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from finished_runs import fresh_step, tokenizer_of
+from finished_runs import tokenizer_of
 
 from shared_bert import config as config_lib
 from shared_bert.data import masking
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import flops, parameters
+from shared_bert.study.fresh_step import fresh_step
 from shared_bert.training import mesh as mesh_lib
 
 _VOCABULARY = 30_522  # BERT's

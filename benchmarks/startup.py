@@ -71,10 +71,10 @@ def start(given: argparse.Namespace) -> dict[str, Any]:
   """
   clock = _Clock()
   import jax
-  from finished_runs import fresh_step
   from profile_step import build
 
   from shared_bert import compilation_cache
+  from shared_bert.study.fresh_step import fresh_step
 
   clock.stop('import')
   compilation_cache.keep_programs()

@@ -23,66 +23,49 @@ import math
 import os
 import pathlib
 import statistics
-import time
-from collections.abc import Callable
+from typing import Any
 
 # One core, as each of the runs had.
 if hasattr(os, 'sched_setaffinity'):
   os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 
 import jax
-from finished_runs import fresh_step, open_run
+from finished_runs import open_run
 
 from shared_bert.data import batches as batches_lib
 from shared_bert.masked_model import arrays_of
+from shared_bert.study.cost import Stepper, in_turns
+from shared_bert.study.fresh_step import fresh_step
 from shared_bert.training import mesh as mesh_lib
 
 _WARM_UP = 3
 
 
-def stepper(run: pathlib.Path) -> Callable[[int], tuple[float, float, float]]:
-  """Builds a run's step.
+def stepper(run: pathlib.Path) -> Stepper:
+  """Builds a run's step, and compares its first loss with chance.
 
   Args:
     run: its workdir.
-
-  Returns:
-    A function that does a number of steps, to their wall and CPU seconds and
-    the mean loss of all its steps so far.
   """
   config, corpus, masked = open_run(run, heldout_rows=1)
   state, step = fresh_step(config, masked, mesh_lib.make_mesh())
-  rows = batches_lib.Rows(
-    arrays_of(corpus.train, corpus.train_labels),
-    config.train.batch_size,
-    config.seed,
-  )
-  done, size = 0, config.train.batch_size
+  size, parts = config.train.batch_size, config.train.accumulation
+  arrays = arrays_of(corpus.train, corpus.train_labels)
+  rows = batches_lib.Rows(arrays, size, config.seed)
 
-  def take(count: int) -> tuple[float, float, float]:
-    nonlocal state, done
-    coming = [
-      masked.place(rows.examples((done + n) * size, size)) for n in range(count)
-    ]
-    jax.block_until_ready((coming, state))
-    wall, cpu = time.perf_counter(), time.process_time()
-    for batch in coming:
-      state, window = step(state, batch, 1e-5, config.train.accumulation)
-    total, weight = jax.device_get(window['loss'])
-    done += count
-    return (
-      time.perf_counter() - wall,
-      time.process_time() - cpu,
-      float(total / weight),
-    )
+  def batch_of(number: int) -> Any:
+    return masked.place(rows.examples(number * size, size))
 
-  loss, chance = take(1)[2], math.log(corpus.tokenizer.vocab_size)
+  state, window = step(state, batch_of(0), 1e-5, parts)
+  total, weight = jax.device_get(window['loss'])
+  loss, chance = float(total / weight), math.log(corpus.tokenizer.vocab_size)
   if abs(loss - chance) > chance / 10:
     raise SystemExit(
       f'{run}: first loss {loss:.3f}, and chance is {chance:.3f}'
     )
-  take(_WARM_UP)
-  return take
+  its = Stepper(state, step, lambda number: batch_of(number + 1), parts)
+  its(_WARM_UP)
+  return its
 
 
 def main() -> None:
@@ -97,22 +80,17 @@ def main() -> None:
   print(*(f'{name} {importlib.metadata.version(name)}' for name in packages))
   print(f'{jax.devices()[0].device_kind}, one core, load {os.getloadavg()}')
   steppers = {run.name: stepper(run) for run in arguments.runs}
-  names = list(steppers)
-  times: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
-  for number in range(arguments.rounds):
-    turn = number % len(names)
-    for name in names[turn:] + names[:turn]:
-      wall, cpu, _ = steppers[name](arguments.steps)
-      times[name].append((wall / arguments.steps, cpu / arguments.steps))
-  table = {}
-  for name, rounds in times.items():
-    walls, cpus = zip(*rounds, strict=True)
+  steps = dict.fromkeys(steppers, arguments.steps)
+  times = in_turns(steppers, arguments.rounds, steps)
+  table, (reference, *_) = {}, steppers
+  for name, turns in times.items():
+    cpus = [turn.cpu for turn in turns]
     ratios = [
-      ours[1] / first[1]
-      for ours, first in zip(rounds, times[names[0]], strict=True)
+      ours.cpu / first.cpu
+      for ours, first in zip(turns, times[reference], strict=True)
     ]
     table[name] = {
-      'wall': statistics.median(walls),
+      'wall': statistics.median(turn.wall for turn in turns),
       'cpu': statistics.median(cpus),
       'cpu_least': min(cpus),
       'cpu_most': max(cpus),
@@ -130,7 +108,7 @@ def main() -> None:
     print(
       f'{name:20}'
       + ''.join(f'{value:8.1f}' for value in values)
-      + f'   {row["cpu_ratio"]:.3f} times the CPU seconds of {names[0]} '
+      + f'   {row["cpu_ratio"]:.3f} times the CPU seconds of {reference} '
       f'({row["cpu_ratio_least"]:.3f}-{row["cpu_ratio_most"]:.3f})'
     )
   arguments.output.write_text(json.dumps(table, indent=2) + '\n')

@@ -24,18 +24,8 @@ prediction is for corpora that have pairs.
 """
 
 from shared_bert import config as config_lib
+from shared_bert import recipes
 from shared_bert.errors import UserError
-
-# Peak learning rates of BERT. base and large: Devlin et al. 2019, appendix A.2.
-# The others: chosen by us for short runs, not tuned.
-LEARNING_RATES = {
-  'tiny': 1e-3,
-  'mini': 1e-3,
-  'small': 5e-4,
-  'medium': 3e-4,
-  'base': 1e-4,
-  'large': 1e-4,
-}
 
 
 def bert(config):
@@ -43,7 +33,7 @@ def bert(config):
   train = config.train
   train.steps = 1_000_000  # appendix A.2
   train.batch_size = 256  # appendix A.2
-  train.learning_rate = LEARNING_RATES.get(config.model.size, 1e-4)
+  train.learning_rate = recipes.PRETRAINING_RATES.get(config.model.size, 1e-4)
   train.schedule = 'linear'  # appendix A.2: "linear decay"
   train.warmup_steps = 10_000  # appendix A.2
   train.warmup_ratio = 0.01  # where steps are not counted: the same share

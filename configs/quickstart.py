@@ -11,12 +11,13 @@ included, on an idle 2-core x86-64 machine: 145 s, 228 CPU seconds.
 """
 
 from shared_bert import config as config_lib
+from shared_bert import quickstart_config
 
 
 def get_config(arg=None):
   """The config; it takes no argument after the colon."""
   config_lib.parse_arg(arg)
-  config = config_lib.quickstart_defaults()
+  config = quickstart_config.quickstart_defaults()
   pretrain, finetune = config.pretrain, config.finetune
 
   pretrain.data.seq_len = 32

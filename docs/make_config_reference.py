@@ -3,7 +3,8 @@
   make docs
 
 A key's default is the one that a run gets; its meaning is the comment behind
-it in `shared_bert/config.py`, or the comment lines above it.
+it in `shared_bert/config.py`, `span_config.py` or `robustness_config.py`, or
+the comment lines above it.
 """
 
 import ast
@@ -15,29 +16,34 @@ import tokenize
 from collections.abc import Iterable, Iterator
 
 from shared_bert import config as config_lib
-from shared_bert import recipes
+from shared_bert import recipes, robustness_config, span_config
 from shared_bert.data.glue_tasks import TASKS
 from shared_bert.model.config import SIZES
+from shared_bert.study import settings as study_settings
 from shared_bert.training.workdir import FREE_KEYS, flatten
 
 PATH = pathlib.Path(__file__).with_name('config.md')
 _CONFIGS = PATH.parents[1] / 'configs'
 
-# The functions of config.py that set keys, and what those start with.
+# The functions of both that set keys, and what those start with.
 _FUNCTIONS = {
   '_model': 'model.',
   '_mesh': 'mesh.',
   '_train': 'train.',
   'pretrain_defaults': '',
   'finetune_defaults': '',
+  'squad_defaults': '',
+  'robustness_defaults': '',
+  'study_defaults': '',
 }
 _JOBS = {'pre-training': 'pretrain', 'fine-tuning': 'finetune'}
 
 _INTRODUCTION = """\
 # Config keys
 
-Made by `make docs` from the comments in `shared_bert/config.py`: change those,
-not this page.
+Made by `make docs` from the comments in `shared_bert/config.py` and
+`shared_bert/span_config.py` and `shared_bert/robustness_config.py`: change
+those, not this page.
 
 A config is a file in `configs/`. Any key is set by `--config.KEY=VALUE`; an
 unknown key or a value of another type is an error before anything is read.
@@ -50,6 +56,18 @@ must stay as they were ([resume](guides/resume.md)).
 
 `configs/quickstart.py` holds two configs, whose keys start with `pretrain.` and
 `finetune.`, and `attentions`, the mechanisms to compare.
+"""
+
+_ROBUSTNESS = """\
+`configs/robustness.py` has these and, of the keys above, `init_from`, `mesh`
+and those of `data` that say on what a task's model is evaluated
+([guide](guides/robustness.md)).
+"""
+
+_STUDY = """\
+Those of `configs/study.py` ([guide](guides/study.md)); besides it has the keys
+of pre-training as `pretrain.…`, of fine-tuning as `finetune.…`, of SQuAD as
+`squad1.…` and `squad2.…`, and those of the section above as `robustness.…`.
 """
 
 _RECIPES = """\
@@ -147,14 +165,37 @@ def reference() -> str:
     ValueError: if a key has no comment that says what it means.
   """
   said = meanings(inspect.getsource(config_lib))
+  said |= meanings(inspect.getsource(span_config))
   texts, defaults = {}, {}
   for job, name in _JOBS.items():
     function = f'{name}_defaults'
     sections = ('_model', '_mesh', '_train', function)
     texts[job] = {k: v for name in sections for k, v in said[name].items()}
     defaults[job] = flatten(getattr(config_lib, function)().to_dict())
-    if silent := sorted(defaults[job].keys() - texts[job].keys()):
-      raise ValueError(f'shared_bert/config.py: no comment at {silent}')
+    _check_texts('config.py', defaults[job], texts[job])
+  third = 'robustness'
+  source = inspect.getsource(robustness_config)
+  texts[third] = meanings(source)['robustness_defaults']
+  defaults[third] = flatten(robustness_config.robustness_defaults().to_dict())
+  added = [k for k in defaults[third] if k.startswith(('noise.', 'outside.'))]
+  _check_texts('robustness_config.py', added, texts[third])
+
+  squad = 'SQuAD'
+  texts[squad] = said['squad_defaults']
+  defaults[squad] = flatten(span_config.squad_defaults().to_dict())
+  keys_of_data = {key for key in defaults[squad] if key.startswith('data.')}
+  if silent := sorted(keys_of_data - texts[squad].keys()):
+    raise ValueError(f'shared_bert/span_config.py: no comment at {silent}')
+
+  study = 'study'
+  source = inspect.getsource(study_settings)
+  texts[study] = meanings(source)['study_defaults']
+  defaults[study] = {
+    key: value
+    for key, value in flatten(study_settings.study_defaults().to_dict()).items()
+    if '.' not in key
+  }
+  _check_texts('study/settings.py', defaults[study], texts[study])
 
   def section(parent: str, *jobs: str) -> list[str]:
     """A table of the keys right below parent, with the defaults by job."""
@@ -210,12 +251,32 @@ def reference() -> str:
       'A word before a colon names the `data.source` that reads the key.',
       '',
       *section('data', second),
+      '## Data of SQuAD',
+      '',
+      'Those of `configs/squad.py`, whose other keys are those of fine-tuning.',
+      '',
+      *section('data', squad),
+      '## Robustness',
+      '',
+      _ROBUSTNESS,
+      *section('noise', third),
+      *section('outside', third),
+      *section('data', third),
+      '## A study',
+      '',
+      _STUDY,
+      *section('', study),
       '## What fills open settings',
       '',
       _RECIPES,
       *_recipes(),
     ]
   )
+
+
+def _check_texts(file: str, keys: Iterable[str], texts: Iterable[str]) -> None:
+  if silent := sorted(set(keys) - set(texts)):
+    raise ValueError(f'shared_bert/{file}: no comment at {silent}')
 
 
 def _recipes() -> list[str]:
@@ -227,7 +288,9 @@ def _recipes() -> list[str]:
     cells = [f'`{size}`']
     for name in names:
       usual = recipes.settings('', size)[name]
-      others = {task: recipes.settings(task, size)[name] for task in TASKS}
+      others = {
+        task: recipes.settings(task, size)[name] for task in (*TASKS, 'squad')
+      }
       differing = [f'{v:g} {t}' for t, v in others.items() if v != usual]
       cells.append('; '.join([f'{usual:g}', *differing]))
     rows.append(cells)

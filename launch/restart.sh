@@ -29,5 +29,6 @@ while true; do
   fi
   echo "Preempted (exit code $code): starting again: $*" >&2
   sleep "${RESTART_SECONDS:-5}"
+  (( stopping )) && break
 done
 exit "$code"

@@ -77,19 +77,28 @@ if [[ -n $(git -C "$root" status --porcelain --untracked-files=no) ]]; then
   say 'there are changes that are not committed; HEAD is what will run'
 fi
 
+given_back() {
+  say "stopped from elsewhere, where $name is given back"
+  exit 143
+}
+
+had=0  # whether the slice was there, and nobody here gave it back
 ready() {  # asks for the slice where that is due, and waits for it
   local now before=''
   while true; do
     now=$(state) || return
+    [[ -n $now ]] || (( ! had )) || given_back
     [[ $now == "$before" ]] || say "$name: ${now:-to be asked for}"
     before=$now
     case $now in
-      ACTIVE) return 0 ;;
+      ACTIVE) had=1; return 0 ;;
       '')
         queue create --node-id="$name" --accelerator-type="$type" \
           --runtime-version="$runtime" ${spot[@]+"${spot[@]}"} --async ||
           return ;;
-      SUSPENDED) release || return ;;  # preempted, and it never comes back
+      SUSPENDED)  # preempted, and it never comes back
+        release || return
+        had=0 ;;
       FAILED)
         say "$name could not be had:"
         queue describe >&2
@@ -129,6 +138,7 @@ while true; do
   code=$?
   case $code in
     0) break ;;
+    143) given_back ;;
     1|2|130)
       # Not the slice's fault, unless it is going just now.
       if [[ $(state) == ACTIVE ]]; then

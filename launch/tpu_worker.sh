@@ -7,16 +7,20 @@
 #   launch/tpu_worker.sh --stop       # saves, and ends it
 #
 # The run outlives the connection: called again, it follows the one that lives.
-# It ends with the run's exit code. PYTHON=python3.12 in front names the Python
-# to use; what the run says is kept in run.log of the checkout.
+# It ends with the run's exit code, or with 143 if --stop ended it.
+# PYTHON=python3.12 in front names the Python to use; what the run says is kept in
+# run.log of the checkout.
 set -uo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 log=$root/run.log pid_file=$root/run.pid code_file=$root/run.code
+stop_file=$root/run.stopped
 
 lives() { [[ -s $pid_file ]] && kill -0 "$(<"$pid_file")" 2>/dev/null; }
 
 if [[ ${1:-} == --stop ]]; then
+  # First, for those that follow the run and would start it again.
+  touch "$stop_file"
   # The process group: restart.sh, which must not start again, and the run.
   lives && kill -TERM -- "-$(<"$pid_file")"
   while lives; do sleep 1; done
@@ -33,7 +37,7 @@ if ! lives; then
   make -C "$root" .venv/.has-tpu PYTHON="${PYTHON:-python3}" || exit 1
   # Named, so that a TPU that cannot be used is an error and not a slow CPU run.
   export JAX_PLATFORMS=${JAX_PLATFORMS:-tpu,cpu}
-  rm -f "$code_file"
+  rm -f "$code_file" "$stop_file"
   : >"$log"
   # In a session of its own: no hang-up reaches it, and a signal to its group
   # leaves the one that writes the exit code.
@@ -46,5 +50,6 @@ if ! lives; then
   echo $! >"$pid_file"
 fi
 tail --lines=+1 --follow --pid="$(<"$pid_file")" "$log" || exit
+[[ ! -e $stop_file ]] || exit 143
 code=$(cat "$code_file" 2>/dev/null)
 exit "${code:-134}"  # nothing there: it was killed

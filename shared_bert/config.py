@@ -1,8 +1,7 @@
 """The keys of a run and their defaults.
 
-Every config starts from `pretrain_defaults` or `finetune_defaults` and is
-locked: a key that is not here is an error. `validation.py` refuses what cannot
-work.
+Every config starts from the defaults of its job and is locked: a key that is
+not there is an error. `validation.py` refuses what cannot work.
 """
 
 import ast
@@ -40,6 +39,7 @@ def _model() -> ConfigDict:
       # shared, with role_bias: rank of a matrix that each role adds; 0: none.
       'residual_rank': 0,
       'pairwise_init': 'normal',  # of U; or identity
+      'standard_init': 'apart',  # or symmetric: W_k begins as W_q
       'dtype': 'auto',  # bfloat16 on accelerators, float32 on CPU
       'attention_backend': 'auto',  # xla; or cudnn, pallas_shared
       'scan_layers': True,  # compile one layer and loop; False: unroll them
@@ -127,8 +127,7 @@ def pretrain_defaults() -> ConfigDict:
   # Or hours of training: steps and waiting for rows; compiling, evaluations and
   # saving do not count. The learning rate follows the clock.
   config.train.hours = placeholder(float)
-  # Or tokens to read, padding counted with them.
-  config.train.tokens = placeholder(float)
+  config.train.tokens = placeholder(float)  # or tokens to read, with padding
   # Several corpora: the share of the steps on each. Empty: of two, 0.9 and 0.1.
   config.train.stage_shares = ()
   # Several corpora: rows a step of each. Empty: batch_size.
@@ -152,6 +151,7 @@ def finetune_defaults() -> ConfigDict:
       'job': 'finetune',  # or eval
       'seed': 0,  # of parameters, order of rows, dropout, masks
       'seeds': (),  # several runs, one a seed; mean and spread are printed
+      'seeds_together': False,  # seeds in one compiled step: small models
       # What to start from or evaluate: a workdir, a checkpoint, a folder of
       # Hugging Face's BERT, or a checkpoint of google-research/bert.
       'init_from': '',
@@ -176,9 +176,10 @@ def finetune_defaults() -> ConfigDict:
         'vocab': '',  # without init_from: vocab.txt or tokenizer.json
         'vocab_size': 30522,  # without both: one is made of the train texts
         'seq_len': 128,  # longer texts are cut, pairs longest first
-        'packing': False,  # examples of a batch share rows
+        # Examples of a batch share rows; None: as a run began, new ones do.
+        'packing': placeholder(bool),
         'length_buckets': (32, 64, 96, 128),  # lengths that rows may have
-        'eval_batch_size': 128,  # rows, over all devices
+        'eval_batch_size': 128,  # rows, packed or not, over all devices
         'predict_test': True,  # write the leaderboard's files
       },
     }
@@ -207,21 +208,9 @@ def glue_config(arg: str | None, task: str | None = None) -> ConfigDict:
   return config
 
 
-def quickstart_defaults() -> ConfigDict:
-  """Pre-training and fine-tuning of several mechanisms, side by side."""
-  pretrain, finetune = pretrain_defaults(), finetune_defaults()
-  for config in (pretrain, finetune):
-    config.data.source = 'toy'
-    config.model.size = 'tiny'
-  finetune.data.task = 'toy'
-  return ConfigDict(
-    {
-      'job': 'quickstart',
-      'attentions': ('shared', 'standard'),
-      'pretrain': pretrain,
-      'finetune': finetune,
-    }
-  )
+def usual_model() -> dict[str, Any]:
+  """The `model` keys by default: what they were in runs from before them."""
+  return {'model': _model().to_dict()}
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
@@ -396,4 +385,5 @@ def tasks_of(config: ConfigDict) -> list[str]:
   tasks = [name.strip() for name in config.data.task.split(',')]
   if tasks == ['all']:
     tasks = [name for name, task in TASKS.items() if not task.trained_as]
-  return sorted(tasks, key=lambda name: config.from_mnli and name != 'mnli')
+  from_mnli = bool(config.get('from_mnli'))
+  return sorted(tasks, key=lambda name: from_mnli and name != 'mnli')

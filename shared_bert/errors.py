@@ -9,6 +9,14 @@ class UserError(Exception):
   """
 
 
+class Diverged(UserError):
+  """Training came to numbers that are not finite."""
+
+
+class InUse(UserError):
+  """A folder in which another run is at work."""
+
+
 class Preempted(Exception):
   """The run was told to stop, has saved, and wants to be started again.
 

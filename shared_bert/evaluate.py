@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
 from shared_bert import pretrain as pretrain_lib
-from shared_bert import run_plan, task_data
+from shared_bert import run_plan, span_config, tasks
 from shared_bert.errors import UserError
 from shared_bert.interop import classes
 from shared_bert.interop.opening import is_foreign, open_model
@@ -20,6 +20,8 @@ from shared_bert.interop.saved import SavedModel
 from shared_bert.masked_model import MaskedModel
 from shared_bert.model import parameters
 from shared_bert.model.config import BertConfig, dtype_on
+from shared_bert.span_data import SpanData
+from shared_bert.task_data import TaskData
 from shared_bert.task_model import TaskModel
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import processes
@@ -40,6 +42,7 @@ _CONFIGS = {
   'pretraining': 'configs/pretrain.py',
   'masked_lm': 'configs/pretrain.py',
   'classification': 'configs/cola.py',
+  'question_answering': 'configs/squad.py',
 }
 
 
@@ -55,8 +58,8 @@ def evaluate(
   its rows were, `data.seq_len` does.
 
   Args:
-    config: of `pretrain_defaults` or `finetune_defaults` with `job='eval'`,
-      validated.
+    config: of `pretrain_defaults`, `finetune_defaults` or `squad_defaults`
+      with `job='eval'`, validated.
     workdir: where `results.json` and predictions go; no checkpoint does.
     options: of the command.
 
@@ -70,9 +73,49 @@ def evaluate(
   started = time.monotonic()
   is_ours = not is_foreign(config.init_from)
   workdir_lib.claim(workdir, config_lib.recorded(config, brings_length=is_ours))
+  saved, model_config, mesh, config = open_evaluated(config)
+  is_of_words = 'mask_ratio' in config.data
+  build = _masked_model if is_of_words else _task_model
+  model, params = build(config, model_config, saved, mesh, options)
+  params = mesh_lib.place(mesh, params)
+  metrics = model.evaluate(params).metrics
+  if isinstance(model, TaskModel):
+    model.leave_predictions(params, workdir)
+  return run_lib.finish(
+    workdir,
+    {
+      'job': 'eval',
+      'seconds': time.monotonic() - started,
+      **facts_of(saved),
+      **model.report(metrics),
+    },
+    options,
+  )
+
+
+def open_evaluated(
+  config: ConfigDict,
+) -> tuple[SavedModel, BertConfig, Mesh, ConfigDict]:
+  """Opens the model `init_from` to be evaluated; says what it is.
+
+  Args:
+    config: of a job that evaluates, validated.
+
+  Returns:
+    The model; its configuration, computing in what it was trained in; the
+    devices; and the config with what the model decides, `data.seq_len`.
+
+  Raises:
+    UserError: as `evaluate`.
+  """
   is_of_words = 'mask_ratio' in config.data
   saved = open_model(config.init_from).cut_to_vocabulary()
-  _check_kind(saved, is_of_words, config.init_from)
+  if is_of_words:
+    _check_kind(saved, 'pretrain', ('masked_lm', 'pretraining'), config)
+  elif span_config.asks_for_spans(config.data):
+    _check_kind(saved, 'finetune', ('question_answering',), config)
+  else:
+    _check_kind(saved, 'finetune', ('classification',), config)
   if not is_of_words:
     config = copy.deepcopy(config)
     config.data.seq_len = _row_length(saved, config.data.seq_len)
@@ -88,49 +131,42 @@ def evaluate(
   )
   devices = mesh_lib.find_devices()
   mesh = mesh_lib.mesh_for(config.mesh.fsdp, model_config, devices)
-  build = _masked_model if is_of_words else _task_model
-  model, params = build(config, model_config, saved, mesh, options)
-  params = mesh_lib.place(mesh, params)
-  metrics = model.evaluate(params).metrics
-  if isinstance(model, TaskModel) and config.data.predict_test:
-    model.write_predictions(params, workdir / 'predictions')
-  return run_lib.finish(
-    workdir,
-    {
-      'job': 'eval',
-      'checkpoint': str(saved.path),
-      **({} if step is None else {'step': step}),
-      'attention': model_config.attention,
-      'seconds': time.monotonic() - started,
-      'parameters': parameters.count(params),
-      **model.report(metrics),
-    },
-    options,
-  )
+  return saved, model_config, mesh, config
 
 
-def _check_kind(saved: SavedModel, is_of_words: bool, named: str) -> None:
+def facts_of(saved: SavedModel) -> dict[str, Any]:
+  """What `results.json` says of a model that was evaluated."""
+  step = saved.facts.get('step')
+  return {
+    'checkpoint': str(saved.path),
+    **({} if step is None else {'step': step}),
+    'attention': saved.config.attention,
+    'parameters': parameters.count(saved.params),
+  }
+
+
+def _check_kind(
+  saved: SavedModel, job: str, wanted: tuple[str, ...], config: ConfigDict
+) -> None:
   """Refuses a model that does not answer what the data asks.
 
   Raises:
     UserError: as `evaluate`.
   """
-  if saved.run is not None:
-    job = 'pretrain' if is_of_words else 'finetune'
-    if saved.run['job'] != job:
-      raise UserError(
-        f'init_from={named} is a checkpoint of job={saved.run["job"]}, '
-        f'and this config evaluates one of job={job}: use the config that it '
-        'was trained with.'
-      )
-    return
-  wanted = ('masked_lm', 'pretraining') if is_of_words else ('classification',)
+  named = config.init_from
+  if saved.run is not None and saved.run['job'] != job:
+    raise UserError(
+      f'init_from={named} is a checkpoint of job={saved.run["job"]}, '
+      f'and this config evaluates one of job={job}: use the config that it '
+      'was trained with'
+      + (', or fine-tune it first.' if job == 'finetune' else '.')
+    )
   if saved.head not in wanted:
-    config = _CONFIGS.get(saved.head)
+    other = _CONFIGS.get(saved.head)
     raise UserError(
       f'init_from={named} is {_HEADS[saved.head]}, and this config evaluates '
       f'{_HEADS[wanted[0]]}: train it first, by the same command without '
-      'job=eval' + (f', or use a config such as {config}.' if config else '.')
+      'job=eval' + (f', or use a config such as {other}.' if other else '.')
     )
 
 
@@ -180,25 +216,57 @@ def _task_model(
   options: Options,
 ) -> tuple[TaskModel, dict[str, Any]]:
   """On splits of a task; those without labels are predicted."""
+  saved, data = task_rows(config, saved, mesh, options)
+  return tasks.model_of(model_config, data, config, mesh), saved.params
+
+
+def task_rows(
+  config: ConfigDict,
+  saved: SavedModel,
+  mesh: Mesh,
+  options: Options,
+  *,
+  only_dev: bool = False,
+) -> tuple[SavedModel, TaskData | SpanData]:
+  """The rows of a task that a model is evaluated on; says what they are.
+
+  Args:
+    config: from `open_evaluated`, of a task.
+    saved: from there.
+    mesh: from there.
+    options: of the command.
+    only_dev: the dev sets alone where `data.splits` names none.
+
+  Returns:
+    The model with its outputs in the order of the task's classes, and the task
+    with its splits encoded.
+
+  Raises:
+    UserError: for files that are missing or hold what they should not, and for
+      a model of other classes.
+  """
   data = config.data
   mesh_lib.check_batch_size(
     'data.eval_batch_size', data.eval_batch_size, mesh.size
   )
-  if data.source == 'files' and not data.label_names:
+  if data.source == 'files' and not data.get('label_names', True):
     classes.check_named(
       saved,
       f'Or name them in data.label_names, if data.label_column='
       f'{data.label_column} has these',
     )
   loaded = processes.first_ahead(
-    lambda: task_data.load_task(
-      data, evaluating=True, label_names=list(saved.label_names)
+    lambda: tasks.load(
+      data,
+      evaluating=True,
+      only_dev=only_dev,
+      label_names=list(saved.label_names),
     )
   )
-  task = loaded.task
-  saved = classes.in_order_of(saved, task.name, task.label_names)
-  encoded = task_data.encode(loaded, saved.tokenizer, data.seq_len)
+  if isinstance(loaded, TaskData):
+    saved = classes.in_order_of(saved, loaded.name, loaded.label_names)
+  encoded = loaded.encode(saved.tokenizer, data.seq_len)
   if options.dry_run:
     encoded = encoded.head(data.eval_batch_size)
-  say('\n'.join(task_data.describe(encoded, saved.tokenizer, data.seq_len)))
-  return TaskModel(model_config, encoded, config, mesh), saved.params
+  say('\n'.join(encoded.describe(saved.tokenizer, data.seq_len)))
+  return saved, encoded

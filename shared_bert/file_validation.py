@@ -6,7 +6,8 @@ import pathlib
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert.data import corpus, glue, sources, table_files
+from shared_bert import span_config
+from shared_bert.data import corpus, glue, sources, squad, table_files
 from shared_bert.data.glue_tasks import TASKS
 from shared_bert.data.tokenizer import Tokenizer
 from shared_bert.errors import UserError
@@ -31,16 +32,23 @@ def check_files(config: ConfigDict) -> None:
   # The files of TensorFlow are named by what their names begin with.
   if config.init_from and not os.path.exists(f'{config.init_from}.index'):
     workdir.checkpoint_folder(config.init_from)
-  if data.vocab:
+  if data.get('vocab'):
     Tokenizer.load(data.vocab)
   if 'mask_ratio' in data:
     _check_text(config)
+  elif span_config.asks_for_spans(data):
+    for key in ('train_file', 'dev_file'):
+      if key != 'train_file' or config.job != 'eval':
+        squad.check(data[key], f'data.{key}')
   elif data.source == 'files':
     for key in ('train_file', 'dev_file', 'test_file'):
-      if data[key] and (key != 'train_file' or config.job != 'eval'):
+      if data[key] and (key != 'train_file' or config.job == 'finetune'):
         table_files.check(data[key], f'data.{key}')
   elif data.source == 'local' and config.job == 'finetune':
     check_glue(config_lib.tasks_of(config), data.glue_dir)
+  if 'outside' in config:
+    for file in config.outside.files:
+      table_files.check(file, 'outside.files')
 
 
 def _check_text(config: ConfigDict) -> None:

@@ -19,16 +19,12 @@ from shared_bert import (
   config_flag,
   file_validation,
   validation,
+  workdir_flag,
 )
 from shared_bert.errors import Preempted
 
 flags.declare_key_flag(config_flag.CONFIG)
-_WORKDIR = flags.DEFINE_string(
-  'workdir',
-  None,
-  'Folder of the run: checkpoints, metrics, results. A run is resumed by the '
-  'same command. Default: runs/ and the name of the config.',
-)
+flags.declare_key_flag(workdir_flag.WORKDIR)
 _DRY_RUN = flags.DEFINE_bool(
   'dry_run',
   False,
@@ -91,8 +87,7 @@ def _run_job(config, workdir: pathlib.Path) -> None:
 def _command() -> None:
   config, path = command_line.config_of(config_flag.CONFIG)
   command_line.expand_homes(config)
-  named = command_line.expand_home(_WORKDIR.value or '')
-  workdir = pathlib.Path(named or f'runs/{pathlib.Path(path).stem}')
+  workdir = workdir_flag.folder(path)
   # Imported late: JAX takes a second, which --help does not have.
   from shared_bert.training import processes
 

@@ -88,7 +88,7 @@ def _command() -> None:
     _DEVICE.value, _TFLOPS.value, _UTILISATION.value
   )
   num_devices = axes.get('data', 1) * axes.get('fsdp', 1)
-  if config.job not in ('quickstart', 'eval'):
+  if config.job in ('pretrain', 'finetune'):
     train_validation.check_shares(config, num_devices)
     if 'fsdp' in axes:
       config.mesh.fsdp = str(axes['fsdp'])

@@ -55,7 +55,9 @@ def pretrain(
     UserError: for what the user can mend.
     Preempted: after a signal, once the state is saved.
   """
-  finished = workdir_lib.claim(workdir, config_lib.recorded(config))
+  finished = workdir_lib.claim(
+    workdir, config_lib.recorded(config), usual=config_lib.usual_model()
+  )
   if finished is not None:
     say(f'{workdir} is complete; nothing to do.')
     run_lib.show(workdir, finished)

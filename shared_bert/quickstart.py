@@ -20,7 +20,7 @@ def quickstart(
   """Pre-trains and fine-tunes each mechanism, then prints them as a table.
 
   Args:
-    config: of `config.quickstart_defaults`, validated.
+    config: of `quickstart_config.quickstart_defaults`, validated.
     workdir: of the runs: `shared/pretrain`, `shared/finetune` and so on.
     options: of the command.
 

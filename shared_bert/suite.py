@@ -13,7 +13,7 @@ from shared_bert import config as config_lib
 from shared_bert import file_validation
 from shared_bert.data.glue import TASKS
 from shared_bert.errors import UserError
-from shared_bert.finetune import finetune
+from shared_bert.finetune import finetune, finetune_together
 from shared_bert.training import metrics as metrics_lib
 from shared_bert.training import processes
 from shared_bert.training import workdir as workdir_lib
@@ -30,6 +30,8 @@ def suite(
   config: ConfigDict, workdir: pathlib.Path, options: Options = Options()
 ) -> dict[str, Any]:
   """Runs every task and seed, then prints means, spread and GLUE's averages.
+
+  With `seeds_together` the seeds of a task train as one.
 
   A run that is complete is not repeated, so the same command goes on after a
   stop. Test predictions of the first seed make up `submission.zip`.
@@ -54,13 +56,21 @@ def suite(
     file_validation.check_glue(tasks, config.data.glue_dir)
   seeds = list(config.seeds) or [config.seed]
   runs: dict[str, dict[int, dict[str, Any]]] = {task: {} for task in tasks}
-  for seed in seeds:
+  folders = {
+    task: {seed: workdir / task / f'seed-{seed}' for seed in seeds}
+    for task in tasks
+  }
+  if config.seeds_together:
     for task in tasks:
-      folder = workdir / task / f'seed-{seed}'
-      say(f'── {task} ── seed {seed}')
-      runs[task][seed] = finetune(
-        _one(config, task, seed, workdir), folder, options
-      )
+      say(f'── {task} ── seeds {", ".join(map(str, seeds))}')
+      one = _one(config, task, seeds[0], workdir)
+      runs[task] = finetune_together(one, folders[task], options)
+  else:
+    for seed in seeds:
+      for task in tasks:
+        say(f'── {task} ── seed {seed}')
+        one = _one(config, task, seed, workdir)
+        runs[task][seed] = finetune(one, folders[task][seed], options)
   results = {
     'job': 'suite',
     'attention': config.model.attention,
@@ -84,9 +94,7 @@ def suite(
   files = [
     path
     for task in tasks
-    for path in sorted(
-      (workdir / task / f'seed-{seeds[0]}').glob('predictions/*.tsv')
-    )
+    for path in sorted(folders[task][seeds[0]].glob('predictions/*.tsv'))
   ]
   workdir_lib.write_json(workdir / 'results.json', results)
   if options.dry_run:
@@ -105,9 +113,11 @@ def _one(
   """The config of one run: this task, this seed, the task's settings."""
   one = copy.deepcopy(config)
   one.data.task, one.seed, one.seeds = task, seed, ()
-  if config.from_mnli and task in STARTED_FROM_MNLI:
-    one.init_from = str(workdir.absolute() / 'mnli' / f'seed-{seed}')
-  one.from_mnli = False
+  one.seeds_together = False
+  if config.get('from_mnli', False):
+    if task in STARTED_FROM_MNLI:
+      one.init_from = str(workdir.absolute() / 'mnli' / f'seed-{seed}')
+    one.from_mnli = False
   return one
 
 

@@ -7,6 +7,7 @@ What fine-tuning and evaluating share: where the examples come from
 import dataclasses
 import pathlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,6 +17,7 @@ from shared_bert.data.encoding import encode_examples
 from shared_bert.data.glue import TASKS, Examples, Task
 from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
 from shared_bert.errors import UserError
+from shared_bert.span_data import SpanData
 from shared_bert.training import step_folders
 from shared_bert.training.logging import say
 from shared_bert.training.step_folders import Checkpoint
@@ -88,6 +90,87 @@ class TaskData:
       },
     )
 
+  @property
+  def name(self) -> str:
+    """Of the task."""
+    return self.task.name
+
+  @property
+  def label_names(self) -> tuple[str, ...]:
+    """Of its classes; none for scores."""
+    return self.task.label_names
+
+  @property
+  def pooled_outputs(self) -> int:
+    """C, outputs of the head on [CLS]."""
+    return self.task.num_outputs
+
+  @property
+  def targets(self) -> dict[str, Any]:
+    """What the loss reads besides the rows: dtype by name, of shape [B]."""
+    return {'labels': np.float32 if self.task.is_regression else np.int32}
+
+  @property
+  def scored(self) -> tuple[str, ...]:
+    """The splits to evaluate."""
+    return tuple(self.labels)
+
+  @property
+  def best_metric(self) -> str:
+    """What chooses the best checkpoint."""
+    return f'{self.scored[0]}/{self.task.primary_metric}'
+
+  @property
+  def training_texts(self) -> list[str]:
+    """Those that a vocabulary may be made of."""
+    train = self.splits['train']
+    return [*train.text_a, *(train.text_b or ())]
+
+  def training_rows(self, tokenizer: Tokenizer | None, seq_len: int) -> int:
+    """How many rows an epoch has: one an example, whatever the tokenizer."""
+    del tokenizer, seq_len
+    return len(self.splits['train'])
+
+  def fingerprint(self) -> str:
+    """As `glue.fingerprint`, of all splits."""
+    return glue.fingerprint(self.splits)
+
+  def encode(self, tokenizer: Tokenizer, seq_len: int) -> 'TaskData':
+    """The same with its splits as rows of ids.
+
+    Args:
+      tokenizer: gives the ids.
+      seq_len: S; longer texts are cut, pairs longest first.
+
+    Raises:
+      UserError: if `seq_len` has no room.
+    """
+    arrays = {}
+    for split, examples in self.splits.items():
+      arrays[split] = encode_examples(
+        tokenizer, examples.text_a, examples.text_b, seq_len
+      )
+      if examples.labels is not None:
+        arrays[split]['labels'] = examples.labels
+    return dataclasses.replace(self, arrays=arrays)
+
+  def describe(self, tokenizer: Tokenizer, seq_len: int) -> list[str]:
+    """What the data is, in lines of a plan.
+
+    Args:
+      tokenizer: that encoded it.
+      seq_len: S.
+    """
+    sizes = ', '.join(f'{split} {len(e):,}' for split, e in self.splits.items())
+    first = 'train' if 'train' in self.arrays else next(iter(self.arrays))
+    lengths = self.arrays[first]['lengths']
+    full = float((lengths == seq_len).mean())
+    return [
+      f'task        {self.task.name}: {sizes}; {", ".join(self.task.metrics)}',
+      f'rows        up to {seq_len} tokens, {lengths.mean():.1f} on '
+      f'average, {full:.1%} of them full; {tokenizer.vocab_size:,} word pieces',
+    ]
+
 
 def trainable_task(name: str) -> Task:
   """A task of GLUE that has rows to train on.
@@ -109,6 +192,7 @@ def load_task(
   data: ConfigDict,
   *,
   evaluating: bool = False,
+  only_dev: bool = False,
   label_names: Sequence[str] | None = None,
 ) -> TaskData:
   """The task that the `data` keys of a config name, not yet encoded.
@@ -117,6 +201,7 @@ def load_task(
     data: as in `config.finetune_defaults`.
     evaluating: only the splits of `data.splits`, or all but `train` if it
       names none; otherwise all.
+    only_dev: of these, the dev sets alone where `data.splits` names none.
     label_names: of a model to evaluate, none for scores: own data has these
       where the config does not say.
 
@@ -129,7 +214,11 @@ def load_task(
   named = tuple(data.splits) if evaluating else ()
 
   def is_wanted(split: str) -> bool:
-    return split in named if named else split != 'train' or not evaluating
+    if named:
+      return split in named
+    if only_dev:
+      return split.startswith('dev')
+    return split != 'train' or not evaluating
 
   if data.source == 'toy':
     splits = toy.toy_task(seed=0)
@@ -138,7 +227,7 @@ def load_task(
     task, splits = own_files.load(
       data.train_file if is_wanted('train') else '',
       data.dev_file,
-      data.test_file,
+      data.test_file if is_wanted('test') else '',
       text_columns=tuple(data.text_columns),
       label_column=data.label_column,
       label_names=tuple(data.label_names or label_names or ()),
@@ -196,30 +285,31 @@ def _chosen(
   return dataclasses.replace(loaded, splits=kept, scores_train=bool(named))
 
 
-def encode(loaded: TaskData, tokenizer: Tokenizer, seq_len: int) -> TaskData:
-  """The same with its splits as rows of ids.
+def given_tokenizer(
+  data: ConfigDict, start: Checkpoint | None
+) -> Tokenizer | None:
+  """That of the checkpoint started from, of the toy, or of `data.vocab`.
 
   Args:
-    loaded: from `load_task`.
-    tokenizer: gives the ids.
-    seq_len: S; longer texts are cut, pairs longest first.
+    data: of a fine-tuning config.
+    start: checkpoint that the run starts from, or None.
+
+  Returns:
+    None where one has to be made of the task.
 
   Raises:
-    UserError: if `seq_len` has no room.
+    UserError: if there is no such vocabulary.
   """
-  arrays = {}
-  for split, examples in loaded.splits.items():
-    arrays[split] = encode_examples(
-      tokenizer, examples.text_a, examples.text_b, seq_len
-    )
-    if examples.labels is not None:
-      arrays[split]['labels'] = examples.labels
-  return dataclasses.replace(loaded, arrays=arrays)
+  if start:
+    return Tokenizer.load(start.path)
+  if data.source == 'toy':
+    return toy.toy_tokenizer()
+  return Tokenizer.load(data.vocab) if data.vocab else None
 
 
 def open_tokenizer(
   data: ConfigDict,
-  loaded: TaskData,
+  loaded: TaskData | SpanData,
   workdir: pathlib.Path,
   start: Checkpoint | None,
 ) -> Tokenizer:
@@ -237,12 +327,8 @@ def open_tokenizer(
   Raises:
     UserError: if there is no such vocabulary.
   """
-  if start:
-    return Tokenizer.load(start.path)
-  if data.source == 'toy':
-    return toy.toy_tokenizer()
-  if data.vocab:
-    return Tokenizer.load(data.vocab)
+  if given := given_tokenizer(data, start):
+    return given
   folder = workdir / 'vocabulary'
   if not folder.is_dir() and (
     begun := step_folders.open_newest(workdir / 'checkpoints')
@@ -254,28 +340,7 @@ def open_tokenizer(
       'vocabulary made of the training texts. A pre-trained checkpoint '
       '(--config.init_from=…) does much better.'
     )
-    train = loaded.splits['train']
-    texts = [*train.text_a, *(train.text_b or ())]
     partial = workdir / 'vocabulary.partial'
-    train_wordpiece(texts, data.vocab_size).save(partial)
+    train_wordpiece(loaded.training_texts, data.vocab_size).save(partial)
     partial.rename(folder)
   return Tokenizer.load(folder)
-
-
-def describe(data: TaskData, tokenizer: Tokenizer, seq_len: int) -> list[str]:
-  """What the data is, in lines of a plan.
-
-  Args:
-    data: encoded.
-    tokenizer: that encoded it.
-    seq_len: S.
-  """
-  sizes = ', '.join(f'{split} {len(e):,}' for split, e in data.splits.items())
-  first = 'train' if 'train' in data.arrays else next(iter(data.arrays))
-  lengths = data.arrays[first]['lengths']
-  full = float((lengths == seq_len).mean())
-  return [
-    f'task        {data.task.name}: {sizes}; {", ".join(data.task.metrics)}',
-    f'rows        up to {seq_len} tokens, {lengths.mean():.1f} on '
-    f'average, {full:.1%} full; {tokenizer.vocab_size:,} word pieces',
-  ]

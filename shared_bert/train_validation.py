@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
+from shared_bert import recipes
 from shared_bert.errors import UserError
 from shared_bert.training.phases import Part
 from shared_bert.training.schedules import check_optimizer, schedule_of_config
@@ -147,6 +148,83 @@ def _check_ramp(train: ConfigDict, first_share: float) -> None:
     )
 
 
+def check_finetuning(config: ConfigDict) -> None:
+  """Refuses a vocabulary, seeds or lengths that cannot be, of any task.
+
+  Args:
+    config: of a fine-tuning run.
+
+  Raises:
+    UserError: naming the key and the mend.
+  """
+  data = config.data
+  if data.vocab and (config.init_from or data.source == 'toy'):
+    raise UserError(
+      f'data.vocab={data.vocab} is only read where a model starts from '
+      'nothing: a checkpoint has its vocabulary, and so has the toy. Leave it '
+      'out.'
+    )
+  if len(set(config.seeds)) != len(config.seeds):
+    raise UserError(f'seeds={tuple(config.seeds)} names a seed twice.')
+  if any(not 0 <= seed < 2**32 for seed in config.seeds):
+    raise UserError(
+      f'seeds={tuple(config.seeds)} must be from 0 to 4294967295.'
+    )
+  if list(data.length_buckets) != sorted(set(data.length_buckets)) or (
+    data.length_buckets and data.length_buckets[0] < 1
+  ):
+    raise UserError(
+      f'data.length_buckets={tuple(data.length_buckets)} must rise from short '
+      'to long, from 1 on.'
+    )
+  if config.seeds_together:
+    _check_together(config)
+
+
+def _check_together(config: ConfigDict) -> None:
+  """Refuses what seeds that train in one step cannot do.
+
+  Raises:
+    UserError: naming the key and the mend.
+  """
+  data, train = config.data, config.train
+  if len(config.seeds) < 2:
+    raise UserError(
+      'seeds_together trains several seeds in one step: name them, such as '
+      'seeds=0,1,2, or leave it out.'
+    )
+  fresh = not (config.init_from or data.vocab or data.source == 'toy')
+  for is_set, key, why in (
+    (train.early_stopping, 'train.early_stopping', 'each would stop elsewhere'),
+    (
+      train.on_nonfinite == 'rewind',
+      'train.on_nonfinite=rewind',
+      'each would skip other batches',
+    ),
+    (
+      config.get('from_mnli', False),
+      'from_mnli',
+      'each would start at another model',
+    ),
+    (config.mesh.fsdp != '1', 'mesh.fsdp', 'their parameters are not spread'),
+    (
+      config.model.attention_backend not in ('auto', 'xla'),
+      f'model.attention_backend={config.model.attention_backend}',
+      'its kernel has rows of one model',
+    ),
+    (
+      fresh,
+      'a vocabulary made of the training texts',
+      'each would make another one; set init_from or data.vocab',
+    ),
+  ):
+    if is_set:
+      raise UserError(
+        f'seeds_together does not go with {key}: {why}. Leave one of the two '
+        'out.'
+      )
+
+
 def check_shares(config: ConfigDict, num_devices: int) -> None:
   """Refuses batches that the devices cannot share equally.
 
@@ -190,8 +268,8 @@ def check_backend(
   from shared_bert.model import backends
 
   data = config.data
-  if 'packing' in data:  # fine-tuning
-    packed = data.packing
+  if 'mask_ratio' not in data:  # fine-tuning
+    packed = recipes.packs(data)
   elif data.source == 'toy':  # one document a row
     packed = False
   else:

@@ -150,7 +150,8 @@ if __name__ == '__main__':
   importlib.import_module('ml_collections.config_flags')
   _package = [str(_ROOT / 'shared_bert')]
   for _found in pkgutil.walk_packages(_package, 'shared_bert.'):
-    if _found.name not in _COMMANDS:
+    # A package's command defines flags that others have too.
+    if not (_found.name in _COMMANDS or _found.name.endswith('.__main__')):
       importlib.import_module(_found.name)
   # A fork that ends does not look through all of this for garbage.
   gc.collect()

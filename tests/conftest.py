@@ -36,6 +36,7 @@ from tests.tiny_jobs import (  # noqa: E402, F401
   glue,
   pretrained,
   text,
+  uneven_files,
 )
 
 

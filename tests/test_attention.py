@@ -1,10 +1,12 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
-from shared_bert.model import backends
+from shared_bert.model import backends, parameters
 from shared_bert.model.attention import PROJECTIONS, SelfAttention
 from shared_bert.model.config import ATTENTIONS, BertConfig
 from shared_bert.model.encoder import BertModel
@@ -176,6 +178,31 @@ def test_the_value_bias_folds_into_the_output_bias():
   np.testing.assert_allclose(attend(config, params), before, rtol=0, atol=1e-5)
 
 
+def test_gradients_of_the_diagonals_in_bfloat16_are_summed_in_float32():
+  config = tiny_config(attention='shared', dtype='bfloat16')
+  make = PROJECTIONS['shared']
+  graph, params = nnx.split(make(config, rngs=nnx.Rngs(0)))
+  width, keys = config.hidden_size, jax.random.split(jax.random.key(0), 4)
+  x, *weights = (
+    jax.random.normal(key, (8, 64, width), jnp.bfloat16) for key in keys
+  )
+
+  def total(params):
+    roles = nnx.merge(graph, params)(x)
+    products = [
+      r.astype(jnp.float32) * w for r, w in zip(roles, weights, strict=True)
+    ]
+    return sum(p.sum() for p in products)
+
+  s = np.asarray(nnx.merge(graph, params).shared(x), np.float64)
+  gradients = jax.grad(total)(params)
+  for name, weight in zip(('d_q', 'd_k', 'd_v'), weights, strict=True):
+    exact = (s * np.asarray(weight, np.float64)).sum((0, 1))
+    np.testing.assert_allclose(
+      gradients[name][...], exact, rtol=0, atol=1e-5 * abs(exact).max()
+    )
+
+
 def test_pairwise_scores_are_q_u_k_per_head():
   config = tiny_config(attention='pairwise')
   make = maker(PROJECTIONS['pairwise'], config)
@@ -215,6 +242,35 @@ def test_initial_diagonals_and_pairwise_matrices_are_as_configured():
     ['pairwise'], attention='pairwise', pairwise_init='identity'
   )
   np.testing.assert_array_equal(identity, np.tile(np.eye(32), (2, 1, 1)))
+
+
+def test_a_symmetric_start_is_a_start_alone():
+  config = tiny_config(attention='standard', standard_init='symmetric')
+  apart = dataclasses.replace(config, standard_init='apart')
+  ours, theirs = (
+    initialise(maker(SelfAttention, each), jax.random.key(0))['projection']
+    for each in (config, apart)
+  )
+  kernels = {role: each['kernel'] for role, each in ours.items()}
+  np.testing.assert_array_equal(kernels['query'], kernels['key'])
+  for role in ('query', 'value'):  # the other draws are as they were
+    np.testing.assert_array_equal(kernels[role], theirs[role]['kernel'])
+  assert not np.array_equal(kernels['key'], theirs['key']['kernel'])
+  # Two arrays: each has a gradient of its own.
+  params = initialise(maker(SelfAttention, config), jax.random.key(0))
+  x = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
+  weights = np.random.default_rng(1).normal(size=(2, 5, 16))
+  segments = np.ones((2, 5), np.int32)
+  apply = parameters.applier(maker(SelfAttention, config))
+
+  @jax.grad
+  def gradients(params):
+    return (apply(params, x, segments) * weights).sum()
+
+  found = gradients(params)['projection']
+  assert not np.allclose(
+    found['query']['kernel'], found['key']['kernel'], atol=1e-6
+  )
 
 
 @pytest.mark.parametrize(

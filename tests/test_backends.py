@@ -147,10 +147,10 @@ def test_examples_that_share_rows_are_not_for_cudnn(glue, pretrained, tmp_path):
   config.model.update({'attention_backend': 'cudnn', 'attention_dropout': 0.0})
   with pytest.raises(UserError, match='platform cpu'):
     finetune(config, tmp_path)
-  check_backend(config, 'gpu')
-  config.data.packing = True
   with pytest.raises(UserError, match=r'data\.packing=False'):
     check_backend(config, 'gpu')
+  config.data.packing = False
+  check_backend(config, 'gpu')
 
 
 def test_a_checkpoint_does_not_know_what_it_was_computed_with(

@@ -173,6 +173,12 @@ def test_a_config_that_is_none_is_refused_by_its_line(case, commands, tmp_path):
   assert not workdir.exists()
 
 
+@pytest.mark.parametrize('command', ['main', 'plan'])
+def test_a_study_is_sent_to_its_command(command, commands):
+  done = commands.run(command, '--config=configs/study.py', devices=False)
+  assert_refused(done, ['python -m shared_bert.study'])
+
+
 @pytest.mark.parametrize('command', ['main', 'prepare'])
 def test_verbose_shows_where_an_error_came_from(command, commands):
   flags = {
@@ -186,7 +192,7 @@ def test_verbose_shows_where_an_error_came_from(command, commands):
 
 
 @pytest.mark.parametrize(
-  'command', ['main', 'plan', 'prepare', 'predict', 'export']
+  'command', ['main', 'plan', 'prepare', 'predict', 'export', 'study']
 )
 @pytest.mark.parametrize('flag', ['--help', '-h'])
 def test_help_fits_a_screen(command, flag, commands):

@@ -64,9 +64,9 @@ def test_fine_tuning_compiles_three_functions_of_rows_and_each_once(
   ('data', 'steps', 'evaluations'),
   [
     # Rows have three lengths, these two and 16.
-    ({'length_buckets': (10, 12)}, 3, 3),
+    ({'packing': False, 'length_buckets': (10, 12)}, 3, 3),
     # Batches of 16 have three numbers of rows at most, evaluations one.
-    ({'packing': True, 'seq_len': 32}, 3, 1),
+    ({'seq_len': 32}, 3, 1),
   ],
   ids=['cut to lengths', 'packed'],
 )

@@ -17,19 +17,38 @@ from absl import flags
 from absl.testing import flagsaver
 
 from shared_bert import config as config_lib
-from shared_bert import export, main, plan, predict, prepare, validation
+from shared_bert import (
+  export,
+  main,
+  plan,
+  predict,
+  prepare,
+  robustness_config,
+  span_config,
+  validation,
+)
+from shared_bert.study.settings import study_defaults
 from shared_bert.training import mesh as mesh_lib
+from shared_bert.training.workdir import flatten
+from tests import squad_files
 from tests.tiny_jobs import SMALL, sentences
 
 ROOT = pathlib.Path(__file__).parents[1]
 # In the order in which they are read: one's runs are the next one's start.
-GUIDES = 'pretrain finetune evaluate export resume gpu tpu'.split()
+GUIDES = 'pretrain finetune evaluate robustness export resume gpu tpu'.split()
 DOCUMENTS = [
   ROOT / 'README.md',
   *(ROOT / 'docs' / 'guides' / f'{name}.md' for name in GUIDES),
   *sorted((ROOT / 'docs').glob('*.md')),
 ]
 PAGES = [*DOCUMENTS, *(ROOT / n for n in ('CONTRIBUTING.md', 'CHANGELOG.md'))]
+DEFAULTS = (
+  config_lib.pretrain_defaults,
+  config_lib.finetune_defaults,
+  robustness_config.robustness_defaults,
+  span_config.squad_defaults,
+)
+SECTIONS = ('model', 'mesh', 'train', 'data', 'noise', 'outside')
 CONFIGS = sorted((ROOT / 'configs').glob('*.py'))
 TINY = [
   *(f'--config.model.{k}={v}' for k, v in SMALL.items() if k != 'max_positions')
@@ -142,6 +161,10 @@ def write_own_files(folder):
       for text in texts[0]
     ]
     (folder / name).write_text('\n'.join(lines))
+  for split in ('train', 'dev'):
+    for version in ('1.1', '2.0'):
+      path = folder / f'{split}-v{version}.json'
+      squad_files.write_random(path, 20, version)
 
 
 @pytest.fixture
@@ -168,6 +191,8 @@ def shortened(arguments, config):
 
   What is fetched from the internet is read from files; all tasks have a test.
   """
+  if config.job == 'robustness':
+    return [*arguments, '--config.data.eval_batch_size=16']
   lists = ('--config.seeds=', '--config.train.stage_')  # two would be joined
   words = [w for w in arguments if not w.startswith(lists)] + SHORT
   if config.job == 'pretrain' and not any('--profile' in w for w in words):
@@ -299,23 +324,19 @@ def check_tensorboard(words):
 
 @pytest.mark.parametrize('path', PAGES, ids=name_of)
 def test_keys_that_a_page_names_are_there(path):
-  known = {
-    key
-    for defaults in (config_lib.pretrain_defaults, config_lib.finetune_defaults)
-    for key in defaults().to_dict()
-  }
+  known = {key for defaults in DEFAULTS for key in defaults().to_dict()}
   sections = [
     {
       f'{section}.{key}'
-      for section in ('model', 'mesh', 'train', 'data')
-      for key in defaults()[section]
+      for section in SECTIONS
+      for key in defaults().get(section, ())
     }
-    for defaults in (config_lib.pretrain_defaults, config_lib.finetune_defaults)
+    for defaults in DEFAULTS
   ]
-  known = known.union(*sections)
+  known = known.union(*sections, flatten(study_defaults().to_dict()))
   text = path.read_text(encoding='utf-8')
   named = set(re.findall(r'--config\.([\w.]*\w)=', text))
-  named |= set(re.findall(r'`((?:model|mesh|train|data)\.\w+)[`=]', text))
+  named |= set(re.findall(rf'`((?:{"|".join(SECTIONS)})\.\w+)[`=]', text))
   placeholders = {'KEY', 'any.key'}
   assert named - known - placeholders == set()
 

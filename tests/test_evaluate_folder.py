@@ -143,7 +143,7 @@ def test_a_model_that_transformers_saved_has_the_metrics_of_its_outputs(
   )
 
   data = task_data.load_task(config.data, evaluating=True)
-  data = task_data.encode(data, tokenizer, 16)
+  data = data.encode(tokenizer, 16)
   for split, gold in data.labels.items():
     rows = {
       theirs: torch.from_numpy(np.asarray(data.arrays[split][ours])).long()

@@ -7,7 +7,7 @@ import pytest
 
 from shared_bert.data import packing
 from shared_bert.data.documents import Document, Documents, Sharding, Tokenise
-from shared_bert.data.packing import RowMaker, pack
+from shared_bert.data.packing import RowMaker, pack, pack_few
 from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 WORDS = 'zero one two three four five six seven eight nine [ ] cls mask'.split()
@@ -37,10 +37,11 @@ LENGTHS = {
 }
 
 
+@pytest.mark.parametrize('packer', [pack, pack_few])
 @pytest.mark.parametrize('case', LENGTHS)
-def test_segments_lie_side_by_side_and_fit(case):
+def test_segments_lie_side_by_side_and_fit(case, packer):
   lengths = np.array(LENGTHS[case])
-  row, place, num_rows = pack(lengths, 16)
+  row, place, num_rows = packer(lengths, 16)
   taken = np.zeros((num_rows, 16), int)
   for r, p, length in zip(row, place, lengths, strict=True):
     assert p + length <= 16
@@ -53,8 +54,19 @@ def test_segments_lie_side_by_side_and_fit(case):
   assert len(room) < 2 or room[0] + room[1] < 16
 
 
-def test_nothing_is_packed_into_no_rows():
-  row, place, num_rows = pack(np.zeros(0, np.int64), 16)
+def test_few_segments_are_packed_as_full_as_can_be():
+  lengths = np.array([5, 6, 4, 7, 5, 5])  # 7 + 5 + 4 and 6 + 5 + 5
+  row, place, num_rows = pack_few(lengths, 16)
+  assert num_rows == 2
+  assert row[3] == row[2] == 0
+  assert place[3] == place[1] == 0
+  # The longest that fits, 7 + 6, leaves a hole.
+  assert pack(lengths, 16)[2] == 3
+
+
+@pytest.mark.parametrize('packer', [pack, pack_few])
+def test_nothing_is_packed_into_no_rows(packer):
+  row, place, num_rows = packer(np.zeros(0, np.int64), 16)
   assert (len(row), len(place), num_rows) == (0, 0, 0)
 
 

@@ -4,7 +4,12 @@ import importlib
 import json
 import pathlib
 
+import numpy as np
 import pytest
+
+from shared_bert.data.tokenizer import SPECIAL_TOKENS
+from tests import glue_files
+from tests.tiny_jobs import WORDS
 
 _FOLDER = pathlib.Path(__file__).parents[1] / 'benchmarks'
 _REDUCED = '--size=tiny --vocab_size=60 --seq_len=8 --rounds=2'.split()
@@ -72,6 +77,53 @@ def test_peers_are_timed_on_equal_work(compare, capsys):
   assert page in capsys.readouterr().out
 
 
+@pytest.fixture
+def pairs(tmp_path):
+  """Flags that name pairs of many lengths, and words to read them by."""
+  rng = np.random.default_rng(0)
+  lengths = rng.integers(1, 7, (40, 2))
+  rows = [
+    {
+      'sentence1': ' '.join(rng.choice(WORDS, first)),
+      'sentence2': ' '.join(rng.choice(WORDS, second)),
+      'gold_label': 'entailment neutral contradiction'.split()[number % 3],
+    }
+    for number, (first, second) in enumerate(lengths)
+  ]
+  columns = (*glue_files.MNLI_COLUMNS, 'gold_label')
+  table = glue_files.table(columns, *rows)
+  glue_files.write(tmp_path / 'MNLI', 'train.tsv', table)
+  vocab = tmp_path / 'vocab.txt'
+  vocab.write_text('\n'.join(dict.fromkeys([*SPECIAL_TOKENS, *WORDS])))
+  return [f'--glue_dir={tmp_path}', f'--vocab={vocab}']
+
+
+@pytest.mark.slow
+def test_fine_tuning_is_timed_on_the_same_examples(compare, pairs):
+  flags = [*pairs, '--cases=finetune', '--batch_size=8', '--seq_len=32']
+  output = compare(*flags)
+  (case,) = json.loads(output.read_text())['cases'].values()
+  assert [row['of'] for row in case['parity']] == [
+    'standard, packed and standard, padded',
+    'standard, packed and Hugging Face',
+    'shared, packed and shared, padded',
+    'shared, packed and its export',
+  ]
+  assert all(row['difference'] < 1e-4 for row in case['parity'])
+  padding = case['padding']
+  assert padding['packed'] < padding['Hugging Face'] < padding['padded']
+  page = output.with_suffix('.md').read_text()
+  assert '| milliseconds a step | wall | CPU | examples a second |' in page
+  assert '| shared, packed | Hugging Face |' in page
+
+
+def test_fine_tuning_without_pairs_says_what_it_needs(compare, tmp_path):
+  with pytest.raises(SystemExit, match='by --glue_dir=.* by --vocab='):
+    compare('--cases=finetune')
+  with pytest.raises(SystemExit, match='MNLI/train.tsv'):
+    compare('--cases=finetune', f'--glue_dir={tmp_path}', '--vocab=none')
+
+
 def test_what_computes_something_else_is_not_timed(compare):
   with pytest.raises(SystemExit, match='do not compute the same'):
     compare('--cases=forward', tolerance=0.0)
@@ -102,4 +154,4 @@ def test_rounds_on_a_busy_machine_count_only_if_all_are(contest):
 
 def test_an_unknown_case_is_named(contest):
   with pytest.raises(SystemExit, match='--cases=forwards is not known'):
-    contest.cases_of(['forwards'], 128)
+    contest.cases_of(['forwards'], 128, 32)

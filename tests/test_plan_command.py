@@ -95,6 +95,10 @@ REFUSED = {
     f'{TINY} --config.job=eval --config.init_from=x',
     'job=eval trains nothing',
   ),
+  'a job that measures': (
+    '--config=configs/robustness.py --config.init_from=configs',
+    'job=robustness trains nothing',
+  ),
   'many small runs': ('--config=configs/quickstart.py', 'job=quickstart'),
 }
 
@@ -257,9 +261,9 @@ def test_a_suite_is_planned_by_its_first_run_which_is_said(commands):
 def test_a_task_with_files_is_planned_to_its_hours(commands, glue):
   flags = f'{COLA} --config.data.source=local --config.data.glue_dir={glue}'
   lines = _planned(commands, flags)
-  # 40 rows, four epochs, in steps of 32.
+  # 40 rows, twenty epochs, in steps of 32.
   assert any(
-    line.startswith('steps       5 of 32 rows, 4.00 epochs of 40')
+    line.startswith('steps       25 of 32 rows, 20.00 epochs of 40')
     for line in lines
   )
-  assert any(line.startswith('work        20,480 tokens') for line in lines)
+  assert any(line.startswith('work        102,400 tokens') for line in lines)

@@ -1,11 +1,13 @@
 """What the whole repository promises: its shape, its scripts, its version."""
 
 import ast
-import json
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -131,6 +133,26 @@ def test_restart_gives_up_on_a_command_that_only_aborts(tmp_path):
   assert (tmp_path / 'runs').read_text() == 'x\n' * 4
 
 
+def test_restart_that_is_told_to_stop_while_it_waits_does_not_start_again(
+  tmp_path,
+):
+  restart = _ROOT / 'launch' / 'restart.sh'
+  command = f'echo x >> {tmp_path}/runs; exit 75'
+  run = subprocess.Popen(
+    ['bash', str(restart), 'bash', '-c', command],
+    env={'RESTART_SECONDS': '60', 'PATH': '/usr/bin:/bin'},
+    stderr=subprocess.PIPE,
+    text=True,
+    start_new_session=True,
+  )
+  with run:
+    assert 'starting again' in run.stderr.readline()
+    time.sleep(0.2)  # until it sleeps
+    os.killpg(run.pid, signal.SIGTERM)
+    assert run.wait(30) == 75
+  assert (tmp_path / 'runs').read_text() == 'x\n'
+
+
 def test_nothing_that_is_read_is_run_but_configs():
   # What would run its input: `command_line.py` alone, for configs.
   runs = re.compile(
@@ -156,17 +178,3 @@ def test_citation_has_the_version_of_the_package():
 def test_changelog_knows_the_version_of_the_package():
   changelog = (_ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
   assert re.search(rf'\b{re.escape(shared_bert.__version__)}\b', changelog)
-
-
-def test_quickstart_notebook_runs():
-  path = _ROOT / 'notebooks' / 'quickstart.ipynb'
-  cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-  sources = [
-    ''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code'
-  ]
-  # Cells that start with ! are commands, which have tests of their own.
-  sources = [source for source in sources if not source.startswith('!')]
-  assert sources
-  namespace = {}
-  for source in sources:
-    exec(compile(source, path.name, 'exec'), namespace)

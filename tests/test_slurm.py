@@ -138,6 +138,11 @@ def state(environment, job):
   return asked(environment, 'squeue', '-h', '-j', job, '-o', '%T').strip()
 
 
+def is_at_work(environment, job):
+  """Whether a process of the job is left on this machine."""
+  return 'batch' in asked(environment, 'scontrol', 'listpids', job)
+
+
 def test_two_tasks_preempted_and_queued_again_end_as_if_undisturbed(
   slurm, text, pretrained, tmp_path
 ):
@@ -154,10 +159,14 @@ def test_two_tasks_preempted_and_queued_again_end_as_if_undisturbed(
   log = parts / f'shared_bert-{job}.log'
   kept = parts / 'run' / 'checkpoints' / '40'
   wait_for(slurm, job, kept.exists, 'first part')
+  assert is_at_work(slurm, job)
   asked(slurm, 'scancel', '--signal=TERM', job)
   wait_for(slurm, job, lambda: 'queued again' in log.read_text(), 'stopped')
   assert not (parts / 'run' / 'results.json').exists()
   wait_for(slurm, job, lambda: state(slurm, job) == 'PENDING', 'requeued')
+  # Slurm itself waits two minutes: at once, the end of the first script can be
+  # taken for that of the second.
+  wait_for(slurm, job, lambda: not is_at_work(slurm, job), 'to be gone')
   asked(slurm, 'scontrol', 'update', f'JobId={job}', 'StartTime=now')
   done = parts / 'run' / 'results.json'
   wait_for(slurm, job, done.exists, 'second part')

@@ -118,7 +118,7 @@ def test_a_planted_span_is_found_in_whatever_window_it_is():
     found, _ = spans.best_spans(windows, 0, *logits)
     text = f'w{first} w{first + 1} w{first + 2}'
     start = context.index(text)
-    assert found[0] == spans.Span(text, start, start + len(text), 18)
+    assert found[0] == spans.Span(text, start, start + len(text), 18, 9, 9)
     assert len(found) == spans.N_BEST
     assert sorted(found, key=lambda s: -s.logit) == found
 
@@ -143,7 +143,11 @@ def test_the_best_spans_are_those_of_trying_all():
   )
   expected = sorted(best.items(), key=lambda item: -item[1][0])[:30]
   assert [(s.text, (s.logit, s.start, s.end)) for s in found] == expected
-  assert null == spans.Span('', 0, 0, (starts[:, 0] + ends[:, 0]).min())
+  assert (null.text, null.logit) == ('', (starts[:, 0] + ends[:, 0]).min())
+  for span in (*found, null):
+    assert np.float32(span.start_logit) + np.float32(span.end_logit) == (
+      span.logit
+    )
   # `run_squad.py` divides by the sum over the n best.
   shares = spans.probabilities(found)
   np.testing.assert_allclose(shares.sum(), 1)

@@ -8,6 +8,7 @@ import pytest
 from shared_bert.errors import UserError
 from shared_bert.model import parameters
 from shared_bert.training import mesh as mesh_lib
+from shared_bert.training.optimizer import make_optimizer
 from shared_bert.training.step import init_state, make_train_step
 from tests import tiny
 
@@ -160,6 +161,26 @@ def test_the_norm_of_an_update_is_that_of_what_the_step_changes():
   assert weight == 1
   np.testing.assert_allclose(total, optax.tree.norm(change), rtol=1e-5)
   np.testing.assert_allclose(total, 0.5 * window['gradient_norm'][0], rtol=1e-6)
+
+
+def test_a_step_clips_as_optax_does_by_the_norm_that_it_logs():
+  rule = {'weight_decay': 0.01, 'no_decay': 'bias', 'epsilon': 1e-3}
+  ours, (window,) = train(
+    1, optimizer=make_optimizer('adamw', clip_norm=0.25, **rule)
+  )
+  theirs, _ = train(
+    1,
+    optimizer=optax.chain(
+      optax.clip_by_global_norm(0.25),
+      make_optimizer('adamw', clip_norm=0.0, **rule),
+    ),
+  )
+  assert window['gradient_norm'][0] > 0.5
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+    ours['params'],
+    theirs['params'],
+  )
 
 
 def test_the_window_starts_anew_after_each_log():

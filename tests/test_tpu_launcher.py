@@ -24,6 +24,10 @@ def cloud(tmp_path):
   folder.mkdir()
   tpus = Slice(folder)
   yield tpus
+  for process in tpus.launched:
+    if process.poll() is None:
+      os.killpg(process.pid, signal.SIGKILL)
+      process.wait()
   tpus.take_away('')
 
 
@@ -56,7 +60,7 @@ def launch(checkout, cloud, *arguments):
       'POLL_SECONDS': '.2',
     }
   with (cloud.folder / 'said').open('a') as said:
-    return subprocess.Popen(
+    run = subprocess.Popen(
       [
         checkout / 'launch' / 'tpu_vm.sh',
         'slice',
@@ -68,6 +72,8 @@ def launch(checkout, cloud, *arguments):
       stderr=said,
       start_new_session=True,
     )
+  cloud.launched.append(run)
+  return run
 
 
 def training(text, workdir, **more):
@@ -97,7 +103,6 @@ def ended(run, cloud):
   try:
     return run.wait(SECONDS)
   except subprocess.TimeoutExpired:
-    os.killpg(run.pid, signal.SIGKILL)
     pytest.fail(said(cloud))
 
 
@@ -145,13 +150,14 @@ def test_a_lost_connection_ends_nothing_and_is_found_again(
   before = newest()
   wait_for(lambda: newest() > before + 40, run, cloud)
   assert cloud.processes() == leaders
-  # Stopped from elsewhere: it saves, the slice is given back, both end.
+  # Stopped from elsewhere: it saves, the slice is given back, both end; the one
+  # that followed the run neither starts it again nor asks for another slice.
   stopped = launch(checkout, cloud, '--stop')
   assert ended(stopped, cloud) == 0, said(cloud)
-  os.killpg(run.pid, signal.SIGKILL)
-  run.wait(SECONDS)
+  assert ended(run, cloud) == 143, said(cloud)
   assert 'stopped by SIGTERM after step' in said(cloud)
-  assert verbs(cloud)[-1] == 'delete' and not cloud.state
+  assert 'stopped from elsewhere' in said(cloud)
+  assert verbs(cloud) == ['create', 'delete'] and not cloud.state
 
 
 def test_what_the_user_must_mend_keeps_the_slice_and_says_so(

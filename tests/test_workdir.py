@@ -72,3 +72,17 @@ def test_a_file_system_without_locks_has_none(tmp_path, monkeypatch):
 
   monkeypatch.setattr(fcntl, 'flock', flock)
   assert job(lambda workdir: job(None, workdir), tmp_path) == 'done'
+
+
+def test_a_key_that_came_since_was_what_it_is_by_default(tmp_path):
+  claim(tmp_path, SETTINGS)
+  (tmp_path / 'metrics.jsonl').touch()
+  usual = {'train': {'decay': 0.1}}
+  newer = {'batch_size': 32, 'log_every': 10, 'decay': 0.1}
+  assert claim(tmp_path, SETTINGS | {'train': newer}, usual) is None
+  claim(tmp_path / 'other', SETTINGS)
+  (tmp_path / 'other' / 'metrics.jsonl').touch()
+  with pytest.raises(UserError, match=r'train\.decay was 0\.1, is 0\.2'):
+    claim(
+      tmp_path / 'other', SETTINGS | {'train': newer | {'decay': 0.2}}, usual
+    )

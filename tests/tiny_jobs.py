@@ -1,11 +1,18 @@
 """Jobs small enough for a test: text, GLUE files, a pre-trained checkpoint."""
 
+import json
+import os
+import signal
+
+import jax
 import numpy as np
 import pytest
 
 from shared_bert import config as config_lib
 from shared_bert.data.glue_tasks import TASKS
+from shared_bert.errors import Preempted
 from shared_bert.pretrain import pretrain
+from shared_bert.training import mesh as mesh_lib
 
 WORDS = (
   'the a cat dog bird tree sees likes big small red old runs sings'.split()
@@ -17,6 +24,7 @@ SMALL = {
   'intermediate_size': 32,
   'max_positions': 32,
 }
+UNEVEN_STEPS = 6
 
 
 def sentences(count, seed, length=6):
@@ -126,3 +134,63 @@ def finetune_config(task, glue, pretrained):
   config.data.eval_batch_size = 16
   config.init_from = str(pretrained)
   return config
+
+
+@pytest.fixture(scope='session')
+def uneven_files(tmp_path_factory):
+  """Texts of one to 26 words, many short; to the keys that name them."""
+  folder = tmp_path_factory.mktemp('texts')
+  rng = np.random.default_rng(5)
+  for name, count in (('train', 60), ('dev', 33)):
+    lines = []
+    for number in range(count):
+      length = int(np.clip(rng.lognormal(1.8, 0.7), 1, 26))
+      text = ' '.join(rng.choice(WORDS, length))
+      lines.append(json.dumps({'sentence': text, 'label': 'ab'[number % 2]}))
+    (folder / f'{name}.jsonl').write_text('\n'.join(lines))
+  return {
+    'source': 'files',
+    'train_file': str(folder / 'train.jsonl'),
+    'dev_file': str(folder / 'dev.jsonl'),
+  }
+
+
+def uneven_config(uneven_files, pretrained, dropout=0.0, **data):
+  """Of six steps on these, each logged, with an evaluation after the third."""
+  config = shrink(
+    config_lib.finetune_defaults(), steps=UNEVEN_STEPS, log_every=1
+  )
+  config.model.hidden_dropout = config.model.attention_dropout = dropout
+  config.train.update({'eval_every': 3, 'learning_rate': 1e-3})
+  config.data.update({**uneven_files, 'seq_len': 32})
+  config.data.update({'length_buckets': (16, 24), 'eval_batch_size': 8, **data})
+  config.init_from = str(pretrained)
+  return config
+
+
+def logged(workdir):
+  """What was logged, but for the speeds."""
+  rows = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return [
+    {k: v for k, v in json.loads(row).items() if 'second' not in k}
+    for row in rows
+  ]
+
+
+def on_one_device(patch):
+  patch.setattr(mesh_lib, 'find_devices', lambda: jax.devices()[:1])
+
+
+def interrupted(job, rows, monkeypatch):
+  """Runs a job until it is told to stop, as its third batch is made."""
+  make = rows.__call__
+
+  def told(self, step):
+    if step == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return make(self, step)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(rows, '__call__', told)
+    with pytest.raises(Preempted):
+      job()

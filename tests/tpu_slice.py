@@ -26,6 +26,7 @@ class Slice:
     self.folder = folder
     self.state_file = folder / 'state'
     self.calls_file = folder / 'calls'
+    self.launched: list[subprocess.Popen] = []  # what a test started
 
   @property
   def state(self) -> str:

@@ -76,7 +76,8 @@ def _permuted(
   ]
 
 
-@functools.lru_cache(maxsize=4)
+# An epoch of each of several seeds, of which every step reads.
+@functools.lru_cache(maxsize=32)
 def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
   """The whole order of an epoch, int64 [N]."""
   # Sorted raw bits, not Generator.permutation: of NumPy's random streams only

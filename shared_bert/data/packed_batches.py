@@ -7,18 +7,25 @@ what they did, and without dropout so do all numbers (Krell et al., arXiv
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
 from shared_bert.data.batches import PartOf, epoch_rows
-from shared_bert.data.packing import pack
+from shared_bert.data.packing import pack, pack_few
 
-# Numbers of rows have at most so many binary digits before trailing zeros: all
-# do up to 16, the even ones up to 32, … In batches of 32 and 128 of MNLI, CoLA,
-# SST-2, MRPC and QNLI that is 2 to 6 numbers and 5 to 10 % padding; 3 digits
-# are 2 to 4 numbers and 7 to 12 %.
-_DIGITS = 4
+# How many numbers of rows a run has, each of which is one compilation.
+_COUNTS = 3
+# Examples, in batches from the first on, that tell which; half a second's work.
+_SEEN = 2**15
+# Numbers of rows to choose from; more would take long to try.
+_CHOICES = 16
+# Examples up to which `pack_few` takes less time than a step, and pays.
+_FEW = 256
+# Places for an example of an unknown set: a row of 128 has room for 16. Fewer
+# would have the head read more of every row, more would be padding.
+_SHORTEST = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +36,13 @@ class Shape:
     length: S, the shortest allowed that holds the longest example.
     per_row: M, as many of the shortest example as a row holds.
     buckets: the allowed lengths below S, rising.
+    shortest: places that an example takes up at least when rows are packed.
   """
 
   length: int
   per_row: int
   buckets: tuple[int, ...] = ()
+  shortest: int = 0
 
   @classmethod
   def of(
@@ -60,12 +69,21 @@ class Shape:
       tuple(sorted(b for b in buckets if b < length)),
     )
 
+  @classmethod
+  def of_any(cls, length: int) -> 'Shape':
+    """That holds any examples of up to `length` tokens, of which a row has few.
+
+    For data sets that are not all there yet and shall share a compilation.
+    """
+    shortest = min(_SHORTEST, length)
+    return cls(length, length // shortest, shortest=shortest)
+
 
 class PackedRows:
   """Training batches: `rows(step)` is a pure function of its step.
 
   The examples of a step are those of `batches.Rows`. The number of rows is one
-  of a few, each of which is one compilation.
+  of three, those with which the first batches have the least padding.
   """
 
   def __init__(
@@ -100,6 +118,11 @@ class PackedRows:
     self.batch_size = batch_size
     self._arrays, self._seed, self._part_of = arrays, seed, part_of
     self._shape, self._multiple = Shape.of([arrays], buckets), multiple
+    seen = max(1, _SEEN // batch_size)
+    self._needed = np.array(
+      [self._packed(self._examples(n))[2] for n in range(seen)]
+    )
+    self._counts = self._chosen_counts(self._needed)
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
     """Packs the batch of a step.
@@ -115,10 +138,10 @@ class PackedRows:
       example and 0 where a row has no more of them.
     """
     size = self.batch_size
-    examples, _ = epoch_rows(self.num_rows, self._seed, step * size, size)
+    examples = self._examples(step)
     lengths, shape = self._arrays['lengths'][examples], self._shape
-    rows, places, count = pack(lengths, shape.length)
-    count = min(_rounded(count, self._multiple), size)
+    rows, places, needed = self._packed(examples)
+    count = next((c for c in self._counts if needed <= c), size)
     # Where many devices share few rows, one each may have less padding.
     fitting = [b for b in shape.buckets if b >= lengths.max()]
     if fitting and size * fitting[0] <= count * shape.length:
@@ -130,6 +153,55 @@ class PackedRows:
       )
     table = _Table.of(rows, places, examples, count, shape.per_row)
     return table.batch(self._arrays, shape.length, self._part_of)
+
+  @staticmethod
+  def agree(several: 'Sequence[PackedRows]') -> None:
+    """Gives batches of several seeds the same three numbers of rows.
+
+    Args:
+      several: that differ in their seed; each step of theirs has the largest
+        number of rows that one of them needs.
+    """
+    needed = np.max([rows._needed for rows in several], axis=0)
+    for rows in several:
+      rows._counts = rows._chosen_counts(needed)
+
+  def _examples(self, step: int) -> np.ndarray:
+    """The numbers of the examples of a step, int64 [B]."""
+    size = self.batch_size
+    return epoch_rows(self.num_rows, self._seed, step * size, size)[0]
+
+  def _packed(self, examples: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
+    """Row and place of each example, and the number of rows."""
+    packer = pack_few if len(examples) <= _FEW else pack
+    return packer(self._arrays['lengths'][examples], self._shape.length)
+
+  def _chosen_counts(self, needed: np.ndarray) -> tuple[int, ...]:
+    """Numbers of rows, rising, for batches that need int [n] of them."""
+    units, times = np.unique(-(-needed // self._multiple), return_counts=True)
+    # Of many batches some need more rows than any of the first ones.
+    largest = units[-1] + max(1, units[-1] // 16)
+    choices = units[::-1][:: 1 + len(units) // _CHOICES]
+
+    def rows_with(chosen: tuple[int, ...]) -> int:
+      counts = np.sort([*chosen, largest])
+      return (counts[np.searchsorted(counts, units)] * times).sum()
+
+    chosen = min(
+      (
+        some
+        for count in range(_COUNTS)
+        for some in itertools.combinations(choices, count)
+      ),
+      key=rows_with,
+    )
+    counts = {int(unit) * self._multiple for unit in (*chosen, largest)}
+    return tuple(sorted(min(count, self.batch_size) for count in counts))
+
+
+def rows_for(lengths: np.ndarray, shape: Shape) -> int:
+  """How many packed rows hold examples of these lengths, int [N]."""
+  return pack(np.maximum(lengths, shape.shortest), shape.length)[2]
 
 
 def packed_eval_batches(
@@ -150,18 +222,12 @@ def packed_eval_batches(
     As a step of `PackedRows`; the last batch is filled up with empty rows. An
     empty data set has no batches.
   """
-  rows, places, count = pack(arrays['lengths'], shape.length)
+  lengths = np.maximum(arrays['lengths'], shape.shortest)
+  rows, places, count = pack(lengths, shape.length)
   table = _Table.of(rows, places, np.arange(len(rows)), count, shape.per_row)
   for start in range(0, count, batch_size):
     some = table.rows(start, batch_size)
     yield some.batch(arrays, shape.length, part_of)
-
-
-def _rounded(count: int, multiple: int) -> int:
-  """The next number of rows that is allowed."""
-  units = -(-count // multiple)
-  grain = 1 << max(0, (units - 1).bit_length() - _DIGITS)
-  return -(-units // grain) * grain * multiple
 
 
 @dataclasses.dataclass(frozen=True)

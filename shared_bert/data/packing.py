@@ -239,6 +239,51 @@ def pack(
   return row, place, num_rows
 
 
+def pack_few(
+  lengths: np.ndarray, capacity: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+  """Packs a few segments into rows: as full as can be, one after the other.
+
+  Each row holds the longest segment that is left, and of the others those that
+  fill it best (minimum bin slack: Gupta and Ho 1999). The time grows with the
+  square of their number, and few segments leave `pack` little to choose from:
+  32 of MNLI take 10.4 rows of 128 where it takes 10.7.
+
+  Args:
+    lengths: int [n], each in [1, capacity].
+    capacity: S.
+
+  Returns:
+    As of `pack`.
+  """
+  row = np.empty(len(lengths), np.int64)
+  place = np.empty(len(lengths), np.int64)
+  sizes = lengths.tolist()
+  left = np.argsort(-lengths, kind='stable').tolist()
+  num_rows = 0
+  while left:
+    longest, *left = left
+    # Bit n of the kth: some of the first k others have n tokens together.
+    room = capacity - sizes[longest]
+    sums = [1]
+    for segment in left:
+      sums.append((sums[-1] | sums[-1] << sizes[segment]) & (2 << room) - 1)
+    rest = sums[-1].bit_length() - 1
+    row[longest], place[longest], start = num_rows, 0, sizes[longest]
+    kept = []
+    for number in reversed(range(len(left))):
+      segment = left[number]
+      if sums[number] >> rest & 1:
+        kept.append(segment)
+        continue
+      row[segment], place[segment] = num_rows, start
+      start += sizes[segment]
+      rest -= sizes[segment]
+    left = kept[::-1]
+    num_rows += 1
+  return row, place, num_rows
+
+
 def _kinds(
   histogram: np.ndarray, capacity: int
 ) -> list[tuple[int, tuple[int, ...]]]:

@@ -58,12 +58,16 @@ class Span:
     start: of its first character.
     end: behind its last character.
     logit: the sum of its two logits.
+    start_logit: the one of its start.
+    end_logit: the one of its end.
   """
 
   text: str
   start: int
   end: int
   logit: float
+  start_logit: float
+  end_logit: float
 
 
 def encode_windows(
@@ -180,7 +184,11 @@ def best_spans(
   low, high = np.searchsorted(windows.question, [number, number + 1])
   starts, ends = start_logits[low:high], end_logits[low:high]
   offsets = windows.offsets[low:high]
-  null = Span('', 0, 0, float((starts[:, 0] + ends[:, 0]).min()))
+  nulls = starts[:, 0] + ends[:, 0]
+  least = nulls.argmin()
+  null = Span(
+    '', 0, 0, *map(float, (nulls[least], starts[least, 0], ends[least, 0]))
+  )
   starts = np.where(windows.is_max_context[low:high], starts, -np.inf)
   ends = np.where(offsets[..., 1] > 0, ends, -np.inf)
   beyond = np.full((len(ends), longest_answer - 1), -np.inf, np.float32)
@@ -203,14 +211,18 @@ def best_spans(
   window, first, more = np.unravel_index(likeliest, sums.shape)
   context = windows.contexts[number]
   found: dict[str, Span] = {}
-  for start, end, logit in zip(
+  for start, end, *logits in zip(
     offsets[window, first, 0],
     offsets[window, first + more, 1],
     flat[likeliest],
+    starts[window, first],
+    ends[window, first, more],
     strict=True,
   ):
     text = context[start:end]
-    found.setdefault(text, Span(text, int(start), int(end), float(logit)))
+    found.setdefault(
+      text, Span(text, int(start), int(end), *map(float, logits))
+    )
     if len(found) == n_best:
       break
   return list(found.values()), null

@@ -17,6 +17,7 @@ import contextlib
 import csv
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import pathlib
@@ -60,6 +61,9 @@ def read_table(
   needed: Sequence[str],
   optional: Sequence[str] = (),
   column_keys: str = 'data.text_columns and data.label_column',
+  *,
+  names: Sequence[str] = (),
+  quoted_tabs: bool = False,
 ) -> Table:
   """Reads columns of a file; other columns are left alone.
 
@@ -71,6 +75,8 @@ def read_table(
     optional: columns to read if they are there: in the header, or in the first
       object of JSON lines.
     column_keys: what names the columns, for the sentences.
+    names: of the columns of a .csv or .tsv file without a header.
+    quoted_tabs: a .tsv file is CSV with tabs in place of commas.
 
   Returns:
     The columns that were wanted and are there; at least one row.
@@ -81,6 +87,8 @@ def read_table(
   """
   path = pathlib.Path(path)
   read_records = _reader(path, key)
+  if quoted_tabs:
+    read_records = functools.partial(_csv_records, delimiter='\t')
   header: list[str] | None = None
   columns: dict[str, list[str]] = {}
   lines: list[int] = []
@@ -91,16 +99,16 @@ def read_table(
         blank_lines += 1
         continue
       if header is None:
-        header = list(record)
+        header = list(names or record)
         if isinstance(record, list):
-          header = [name.strip() for name in record]
+          header = [name.strip() for name in header]
         for name in needed:
           _check_column(path, line, name, header, column_keys)
         there = [name for name in optional if name in header]
         for name in there:
           _check_column(path, line, name, header, column_keys)
         columns = {name: [] for name in (*needed, *there)}
-        if isinstance(record, list):
+        if isinstance(record, list) and not names:
           continue
       if isinstance(record, list):
         record = _named(path, line, header, record)
@@ -191,10 +199,11 @@ def _long_fields() -> Iterator[None]:
     csv.field_size_limit(before)
 
 
-def _csv_records(path: pathlib.Path) -> Iterator[_Record]:
+def _csv_records(path: pathlib.Path, delimiter: str = ',') -> Iterator[_Record]:
   # `strict`, because else a quotation mark that is not closed swallows the
   # rest of the file without a word.
-  reader = csv.reader((f'{line}\n' for _, line in _lines(path)), strict=True)
+  lines = (f'{line}\n' for _, line in _lines(path))
+  reader = csv.reader(lines, delimiter=delimiter, strict=True)
   while True:
     line = reader.line_num + 1
     try:

@@ -49,6 +49,8 @@ class StandardProjection(nnx.Module):
     self.query = dense(config, width, width, rngs=rngs)
     self.key = dense(config, width, width, rngs=rngs)
     self.value = dense(config, width, width, rngs=rngs)
+    if config.standard_init == 'symmetric':
+      self.key.kernel = nnx.Param(self.query.kernel[...])
 
   def __call__(
     self, x: jax.Array, read: jax.Array | None = None
@@ -69,6 +71,14 @@ class LowRank(nnx.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     """[B, S, D] to the same shape and dtype."""
     return x @ self.down[...].astype(x.dtype) @ self.up[...].astype(x.dtype)
+
+
+def scaled(s: jax.Array, diagonal: nnx.Param) -> jax.Array:
+  """S∘d, [B, S, D], of S's dtype; multiplied, and its gradient summed, in d's.
+
+  In bfloat16 the gradient of d would be a sum of rounded products.
+  """
+  return (s * diagonal[...]).astype(s.dtype)
 
 
 class SharedProjection(nnx.Module):
@@ -112,9 +122,9 @@ class SharedProjection(nnx.Module):
   ) -> QueriesKeysValues:
     """[B, S, D] to three of the same shape and dtype; queries at `read`."""
     s = self.shared(x)
-    q = at(s, read) * self.d_q[...].astype(s.dtype)
-    k = s * self.d_k[...].astype(s.dtype)
-    v = s * self.d_v[...].astype(s.dtype)
+    q = scaled(at(s, read), self.d_q)
+    k = scaled(s, self.d_k)
+    v = scaled(s, self.d_v)
     if self.role_bias:
       q = q + self.query_bias[...].astype(s.dtype)
       k = k + self.key_bias[...].astype(s.dtype)
@@ -146,7 +156,7 @@ class FoldedProjection(nnx.Module):
   ) -> QueriesKeysValues:
     """[B, S, D] to three of the same shape and dtype; queries at `read`."""
     s = self.shared(x)
-    return at(s, read) * self.d_qk[...].astype(s.dtype), s, s
+    return scaled(at(s, read), self.d_qk), s, s
 
   def shared_form(self, x: jax.Array) -> SharedForm:
     """[B, S, D] to S, of the same shape and dtype, d_q∘d_k and ones."""

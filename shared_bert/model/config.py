@@ -73,6 +73,8 @@ class BertConfig:
       the more, the nearer it can come to three matrices, which r = D is.
     pairwise_init: `normal` for N(0, 1), as in Courtois et al.'s code, or
       `identity`, which starts as `symmetric`; of U.
+    standard_init: `apart`, or `symmetric`, where W_k begins as W_q and goes
+      its own way (Saponati et al. 2025, arXiv 2502.10927).
     hidden_dropout: after the embeddings and each sub-layer.
     attention_dropout: on the attention probabilities.
     pre_norm: LayerNorm before each sub-layer and once at the end, instead of
@@ -108,6 +110,7 @@ class BertConfig:
   folded: bool = False
   last_apart: bool = False
   pairwise_init: str = 'normal'
+  standard_init: str = 'apart'
   hidden_dropout: float = 0.1
   attention_dropout: float = 0.1
   pre_norm: bool = False
@@ -123,6 +126,7 @@ class BertConfig:
       ('attention', ATTENTIONS),
       ('diagonal_init', ('ones', 'normal', 'signs')),
       ('pairwise_init', ('normal', 'identity')),
+      ('standard_init', ('apart', 'symmetric')),
       ('dtype', DTYPES),
       ('attention_backend', ATTENTION_BACKENDS),
       ('remat', ('none', 'full', 'dots')),

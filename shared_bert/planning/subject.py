@@ -17,7 +17,7 @@ from jax.sharding import AbstractMesh
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
-from shared_bert import recipes, task_data, train_validation
+from shared_bert import recipes, task_data, tasks, train_validation
 from shared_bert.data import masking, toy
 from shared_bert.data.corpus import Corpus
 from shared_bert.data.tokenizer import Tokenizer
@@ -53,6 +53,8 @@ class Subject:
     course: of the run, or None if its steps cannot be known here.
     data: lines that say what the plan knows of the data.
     teacher: whose predictions are learnt besides, or None.
+    targets: what the loss reads besides the rows, dtype by name, of shape [B];
+      None of masked words, which are drawn.
   """
 
   config: ConfigDict
@@ -65,6 +67,7 @@ class Subject:
   course: Course | None
   data: list[str]
   teacher: Teacher | None = None
+  targets: dict[str, Any] | None = None
 
   def frozen(self, mesh: AbstractMesh | None = None) -> tuple[Any, ...]:
     """What the loss reads besides, as shapes; with a mesh as it is shared."""
@@ -72,7 +75,7 @@ class Subject:
 
   def predictions(self, seq_len: int) -> int:
     """P, positions of a row that reach the vocabulary."""
-    if self.num_outputs:
+    if self.targets is not None:
       return 0
     return masking.default_num_predictions(seq_len, self.config.data.mask_ratio)
 
@@ -113,9 +116,10 @@ class Subject:
 
     names = ('input_ids', 'token_type_ids', 'segment_ids')
     shapes = {name: array(rows, seq_len) for name in names}
-    if self.num_outputs:
-      kind = jnp.float32 if self.num_outputs == 1 else jnp.int32
-      return shapes | {'labels': array(rows, dtype=kind)}
+    if self.targets is not None:
+      return shapes | {
+        name: array(rows, dtype=kind) for name, kind in self.targets.items()
+      }
     count = self.predictions(seq_len)
     shapes |= {
       'masked_positions': array(rows, count),
@@ -144,10 +148,10 @@ def subject_of(config: ConfigDict, mesh: AbstractMesh) -> Subject:
       'job=quickstart is several small runs on embedded data, which need no '
       'plan: name another config, such as configs/pretrain.py.'
     )
-  if config.job == 'eval':
+  if config.job in ('eval', 'robustness'):
     raise UserError(
-      'job=eval trains nothing, so that there is nothing to plan: leave job '
-      'as the config has it.'
+      f'job={config.job} trains nothing, so that there is nothing to plan: '
+      'name the config and the job of a training.'
     )
   build = _pretraining if config.job == 'pretrain' else _fine_tuning
   return build(copy.deepcopy(config), mesh)
@@ -165,7 +169,7 @@ def _checkpoint(config: ConfigDict) -> Checkpoint | None:
 
 def _check_fit(subject: Subject, start: Checkpoint | None) -> Subject:
   if start is not None:
-    from shared_bert.training.run import check_fit
+    from shared_bert.training.takeover import check_fit
 
     check_fit(parameters.abstract(subject.build(subject.model).make), start)
   return subject
@@ -249,38 +253,37 @@ def _pretraining(config: ConfigDict, mesh: AbstractMesh) -> Subject:
 
 def _fine_tuning(config: ConfigDict, mesh: AbstractMesh) -> Subject:
   lines, data = [], config.data
-  tasks = config_lib.tasks_of(config)
-  if len(tasks) > 1 or config.seeds:
-    runs = len(tasks) * max(1, len(config.seeds))
-    data.task = tasks[0]
+  names = config_lib.tasks_of(config)
+  if len(names) > 1 or config.seeds:
+    runs = len(names) * max(1, len(config.seeds))
+    data.task = names[0]
+    order = 'one after the other'
+    if config.seeds_together:
+      order = 'the seeds of a task in one step'
     lines.append(
-      f'runs        {runs}, one after the other; this is the plan of one, '
-      f'{data.task}' + ('; data.task names another' if len(tasks) > 1 else '')
+      f'runs        {runs}, {order}; this is the plan of one, '
+      f'{data.task}' + ('; data.task names another' if len(names) > 1 else '')
     )
   recipes.fill_in(config)
   train_validation.check_backend(config, _PLATFORM)
   start = _checkpoint(config)
+  tokenizer = task_data.given_tokenizer(data, start)
+  vocab_size = tokenizer.vocab_size if tokenizer else data.vocab_size
   num_rows = None
   if data.source == 'tfds':
-    task = task_data.trainable_task(data.task)
+    loaded = task_data.TaskData(task_data.trainable_task(data.task), {}, {})
     lines.append(
-      f'task        {task.name}: its rows are in TensorFlow Datasets, which a '
-      'plan does not fetch'
+      f'task        {loaded.name}: its rows are in TensorFlow Datasets, which '
+      'a plan does not fetch'
     )
-    if config.train.steps is None:
-      lines.append(f'steps       are open: {_STEPS_OPEN}')
   else:
-    loaded = task_data.load_task(data)
-    task, num_rows = loaded.task, len(loaded.splits['train'])
-    lines.append(f'task        {task.name}: train {num_rows:,}')
-  if start is not None:
-    vocab_size = Tokenizer.load(start.path).vocab_size
-  elif data.source == 'toy':
-    vocab_size = toy.toy_tokenizer().vocab_size
-  elif data.vocab:
-    vocab_size = Tokenizer.load(data.vocab).vocab_size
-  else:
-    vocab_size = data.vocab_size
+    loaded = tasks.load(data)
+    num_rows = loaded.training_rows(tokenizer, data.seq_len)
+    lines.append(
+      f'task        {loaded.name}: train {len(loaded.splits["train"]):,}'
+    )
+  if num_rows is None and config.train.steps is None:
+    lines.append(f'steps       are open: {_STEPS_OPEN}')
   lines.append(
     f'rows        up to {data.seq_len} tokens (data.seq_len), as which all of '
     f'them count here; {vocab_size:,} word pieces'
@@ -290,12 +293,11 @@ def _fine_tuning(config: ConfigDict, mesh: AbstractMesh) -> Subject:
     Subject(
       config=config,
       model=config_lib.model_config(config, vocab_size, _PLATFORM),
-      build=lambda model: TaskModel(
-        model, task_data.TaskData(task, {}, {}), config, mesh
-      ),
+      build=lambda model: tasks.model_of(model, loaded, config, mesh),
       seq_lens=seq_lens,
       num_rows=num_rows,
-      num_outputs=task.num_outputs,
+      num_outputs=loaded.pooled_outputs,
+      targets=loaded.targets,
       has_pairs=False,
       course=_course(config, seq_lens, num_rows),
       data=lines,

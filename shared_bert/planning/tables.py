@@ -68,6 +68,8 @@ def parameter_lines(subject: Subject) -> list[str]:
     head = 'with what predicts words and next sentences'
   elif subject.num_outputs:
     head = f'with a classifier of {subject.num_outputs} outputs'
+  elif subject.targets is not None:
+    head = 'without pooler, with what finds spans'
   return [
     *table('parameters', ATTENTIONS, rows, subject.model.attention),
     f'  trained by this run: {trained:,} ({head})',

@@ -205,6 +205,13 @@ class Checkpoints:
     self.wait()
     return processes.on_first(self._find_best)
 
+  def best_found(self) -> dict[str, Any] | None:
+    """`step` and `metrics` of the best intact checkpoint; None without one."""
+    step = self.best()
+    if step is None:
+      return None
+    return {'step': step, 'metrics': self.metrics(step)}
+
   def _find_best(self) -> int | None:
     published = step_folders.published(self.directory)
     for step in self._best_first(published):

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from shared_bert.errors import Preempted, UserError
+from shared_bert.errors import Diverged, Preempted
 from shared_bert.model.inspection import diagonals
 from shared_bert.training import processes, stopping
 from shared_bert.training.checkpoint import Checkpoints
@@ -189,7 +189,7 @@ def train(
     seconds in all.
 
   Raises:
-    UserError: if loss or gradient stop being finite.
+    Diverged: if loss or gradient stop being finite.
     Preempted: after a signal, once the state is saved.
   """
   course, start = settings.course, position.step
@@ -224,8 +224,8 @@ def train(
         f'the state before, batch skipped, {skipped} of at most '
         f'{settings.max_rewinds}'
       )
-    too_many = skipped > settings.max_rewinds
-    if too_many or not all(map(math.isfinite, values.values())):
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad or skipped > settings.max_rewinds:
       progress.clear()
       checkpoints.wait()
       last = checkpoints.latest()
@@ -234,10 +234,11 @@ def train(
         if last is not None
         else 'no checkpoint was saved before'
       )
-      raise UserError(
+      raise Diverged(
         f'the loss or its gradient is no longer finite by step {step:,} of '
-        f'{workdir}; {kept}. Lower train.learning_rate, lengthen the warm-up '
-        'or set train.clip_norm, in another --workdir.'
+        f'{workdir} ({", ".join(bad) or "skipped"}); {kept}. Lower '
+        'train.learning_rate, lengthen the warm-up or set train.clip_norm, in '
+        'another --workdir.'
       )
 
   def report(step: int, sums: Sums, rate: float) -> None:
@@ -319,8 +320,10 @@ def train(
     for step, its_phase, batch in meter.waits(coming):
       trace.before(step)
       rate = learning_rate(position.progress)
-      rows, length = batch['input_ids'].shape
-      flops = rows * length * flops_per_token(length)
+      *leading, length = batch['input_ids'].shape
+      flops = math.prod(leading) * length * flops_per_token(length)
+      # Several seeds that train together each have a batch.
+      examples = math.prod(leading[:-1]) * its_phase.batch_size
       is_new, phase = its_phase is not phase, its_phase
       if is_new:
         settle()
@@ -333,7 +336,7 @@ def train(
         jax.block_until_ready(sums)
         meter.start()
       else:
-        running = sums, phase.batch_size, flops
+        running = sums, examples, flops
       position.move(
         step, meter.seconds if course.steps else processes.agreed(meter.seconds)
       )

@@ -252,9 +252,12 @@ def place(mesh: Mesh, params: Any) -> Any:
   )
 
 
-def row_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
-  """Of arrays [B, ...]: rows are spread over all devices."""
-  return NamedSharding(mesh, PartitionSpec(ROW_AXES))
+def row_sharding(
+  mesh: Mesh | AbstractMesh, stacked: bool = False
+) -> NamedSharding:
+  """Of arrays [B, ...]: rows are spread over all devices; or [N, B, ...]."""
+  axes = (None, ROW_AXES) if stacked else (ROW_AXES,)
+  return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
@@ -287,18 +290,21 @@ def part_of(
 
 
 def place_batch(
-  mesh: Mesh | AbstractMesh, batch: Mapping[str, np.ndarray]
+  mesh: Mesh | AbstractMesh,
+  batch: Mapping[str, np.ndarray],
+  stacked: bool = False,
 ) -> dict:
   """Puts the rows of this process on its devices.
 
   Args:
     mesh: of the devices.
     batch: arrays [B', ...], the rows of `part_of` in their order.
+    stacked: whether they are those of several seeds, [N, B', ...].
 
   Returns:
-    Arrays [B, ...] of all processes' rows.
+    Arrays [B, ...] of all processes' rows, or [N, B, ...].
   """
-  sharding = row_sharding(mesh)
+  sharding = row_sharding(mesh, stacked)
   if processes.count() == 1:
     return jax.device_put(dict(batch), sharding)
   return {

@@ -146,6 +146,21 @@ def evaluate_metrics(
   return {name: METRICS[name](predictions, labels) for name in names}
 
 
+def area_under_curve(levels: np.ndarray, values: np.ndarray) -> np.ndarray:
+  """Mean height of curves between their ends, by the trapezoid rule.
+
+  Args:
+    levels: [K], rising, two or more.
+    values: [..., K], a metric at each level.
+
+  Returns:
+    float64 [...]; a curve that is m everywhere has m.
+  """
+  levels = np.asarray(levels, np.float64)
+  heights = (values[..., 1:] + values[..., :-1]) / 2
+  return heights @ np.diff(levels) / (levels[-1] - levels[0])
+
+
 def mean_loss(outputs: np.ndarray, labels: np.ndarray) -> float:
   """What fine-tuning minimises, on rows to evaluate.
 

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax import contrib
 
@@ -86,6 +87,19 @@ def _muon(
   return optax.partition({'muon': muon, 'adam': adam}, labels)
 
 
+def _clip(most: float) -> optax.GradientTransformationExtraArgs:
+  """`optax.clip_by_global_norm`, of a norm that the step may know already."""
+
+  def update(updates, state, params=None, *, gradient_norm=None, **_):
+    if gradient_norm is None:
+      gradient_norm = optax.tree.norm(updates)
+    # At most 1; a norm that is not finite leaves nothing that is.
+    factor = jnp.minimum(1.0, most / gradient_norm)
+    return jax.tree.map(lambda g: factor * g, updates), state
+
+  return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
+
+
 def make_optimizer(
   name: str,
   *,
@@ -131,9 +145,9 @@ def make_optimizer(
   if beta2 is None:
     beta2 = 0.99 if name == 'lion' else 0.999
   adam = optax.scale_by_adam(b1=beta1, b2=beta2, eps=epsilon)
-  parts = []
+  parts: list[optax.GradientTransformation] = []
   if clip_norm:
-    parts.append(optax.clip_by_global_norm(clip_norm))
+    parts.append(_clip(clip_norm))
   if name == 'lion':
     parts.append(optax.scale_by_lion(b1=beta1, b2=beta2))
   elif name == 'muon':

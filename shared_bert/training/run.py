@@ -10,20 +10,18 @@ from importlib import metadata as packages
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
 import shared_bert
 from shared_bert.errors import UserError
 from shared_bert.model.flops import peak_flops
-from shared_bert.model.parameters import name_of, named_leaves
-from shared_bert.training import state_io
 from shared_bert.training.checkpoint import Checkpoints
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.logging import MetricLog, say
 from shared_bert.training.loop import Batches, LoopSettings, train
 from shared_bert.training.phases import Phase, Position
+from shared_bert.training.seeds import Seeds, one_of
 from shared_bert.training.step import (
   Batch,
   LossFunction,
@@ -32,6 +30,7 @@ from shared_bert.training.step import (
   make_train_step,
 )
 from shared_bert.training.step_folders import Checkpoint, folders
+from shared_bert.training.takeover import check_fit, take_over
 from shared_bert.training.workdir import write_json
 
 
@@ -120,6 +119,7 @@ def run(
   plan: str,
   derived: Callable[[dict[str, float]], dict[str, float]] = dict,
   best_metric: str | None = None,
+  seeds: Seeds | None = None,
   options: Options = Options(),
 ) -> Outcome:
   """Trains, or goes on training, what the workdir is of.
@@ -149,6 +149,9 @@ def run(
     plan: text for TensorBoard.
     derived: means of the training metrics to what is logged of them.
     best_metric: `split/name` that chooses the best checkpoint.
+    seeds: that are trained together. Parameters and batches then have a leading
+      axis over them, `evaluate` and `attention_entropy` name numbers by
+      `of_seed`, and `Seeds.apart` tells the outcome of each.
     options: of the command.
 
   Raises:
@@ -161,11 +164,14 @@ def run(
         f'--profile begins at step {first:,}, and the run has {total:,}: name '
         'steps of the run.'
       )
-  checkpoints = Checkpoints(
-    workdir / 'checkpoints',
-    keep_last=config['train']['keep_checkpoints'],
-    best_metric=best_metric,
-  )
+  kept_ones = {
+    'keep_last': config['train']['keep_checkpoints'],
+    'best_metric': best_metric,
+  }
+  if seeds:
+    checkpoints = seeds.checkpoints(workdir, **kept_ones)
+  else:
+    checkpoints = Checkpoints(workdir / 'checkpoints', **kept_ones)
   settings = dataclasses.replace(
     settings,
     max_rewinds=config['train'].get('max_rewinds', 0),
@@ -173,7 +179,8 @@ def run(
     course=settings.course.shortened() if options.dry_run else settings.course,
   )
   skips = config['train'].get('on_nonfinite') == 'rewind'
-  parts = (make_params, optimizer, metric_names, mesh, skips)
+  count = seeds.count if seeds else None
+  parts = (make_params, optimizer, metric_names, mesh, skips, count)
   seconds, kept = 0.0, None
   if (saved := checkpoints.open_latest()) is not None:
     _check_identity(saved.metadata, identity, workdir)
@@ -189,28 +196,29 @@ def run(
         'folder to begin again, or use another --workdir; nothing was touched.'
       )
     if start is not None:
-      check_fit(jax.eval_shape(make_params), start)
+      shapes = jax.eval_shape(make_params)
+      check_fit(one_of(shapes) if seeds else shapes, start)
     state = init_state(*parts)
     if start is not None:
-      state['params'] = take_over(state['params'], start)
+      take = seeds.take_over if seeds else take_over
+      state['params'] = take(state['params'], start)
   position = Position(settings.course, int(state['step']), kept)
   peak = peak_flops(mesh.devices.flat[0].device_kind)
   train_step = make_train_step(
     loss_function,
     optimizer,
     mesh,
-    seed=config['seed'],
+    seed=seeds.numbers if seeds else config['seed'],
     log_every=config['train']['log_every'],
     prepare=prepare,
     skip_nonfinite=skips,
     frozen=frozen,
   )
-  log = MetricLog(
-    workdir,
-    config,
-    resume_step=position.step,
-    tensorboard=config['tensorboard'],
-  )
+  opened = {'resume_step': position.step, 'tensorboard': config['tensorboard']}
+  if seeds:
+    log = seeds.log(**opened)
+  else:
+    log = MetricLog(workdir, config, **opened)
   # The log goes first: a disk too full for it must not leave a save behind.
   with contextlib.closing(checkpoints), contextlib.closing(log):
     log.write_text(0, 'plan', plan)
@@ -226,7 +234,7 @@ def run(
       learning_rate=learning_rate,
       flops_per_token=flops_per_token,
       peak_flops=None if peak is None else peak * mesh.size,
-      derived=derived,
+      derived=seeds.with_means if seeds else derived,
       checkpoints=checkpoints,
       metadata={'config': config, **identity},
       files=files,
@@ -236,15 +244,11 @@ def run(
       seconds=seconds,
     )
     log.finish()
-  best_step = checkpoints.best()
-  best = None
-  if best_step is not None:
-    best = {'step': best_step, 'metrics': checkpoints.metrics(best_step)}
   return Outcome(
     state['params'],
     position.step,
     evaluation,
-    best,
+    checkpoints.best_found(),
     seconds,
     position.seconds,
   )
@@ -260,65 +264,6 @@ def _check_identity(
         'is there now: bring the old data back, or start in another '
         '--workdir.'
       )
-
-
-def check_fit(
-  params: Any, checkpoint: Checkpoint, required: str = 'encoder'
-) -> None:
-  """Refuses a checkpoint of another model, before anything is compiled.
-
-  Args:
-    params: nested dict of arrays, or of their shapes and dtypes.
-    checkpoint: to start from.
-    required: the first part of the names that must be there.
-
-  Raises:
-    UserError: if the required part is missing or of another shape.
-  """
-  for name, ours in state_io.leaf_types({'params': params}).items():
-    theirs = checkpoint.leaves.get(name)
-    if name.split('/')[1] == required and theirs != ours:
-      what = f'is {theirs}' if theirs else 'is missing'
-      raise UserError(
-        f'init_from={checkpoint.path} does not fit this model: '
-        f'{name.removeprefix("params/")} {what} there and {ours} here. Set '
-        'model.size, model.attention and the other model keys as they were in '
-        'that run.'
-      )
-
-
-def take_over(params: Any, checkpoint: Checkpoint) -> Any:
-  """Replaces fresh parameters by those of a checkpoint, by name.
-
-  What `check_fit` requires must be there whole; what else fits in name and
-  shape is taken too, and what stays fresh is said.
-
-  Args:
-    params: nested dict of arrays on their devices.
-    checkpoint: to start from.
-
-  Returns:
-    A dict like `params`.
-
-  Raises:
-    UserError: as `check_fit`.
-  """
-  check_fit(params, checkpoint)
-  found = dict(named_leaves(checkpoint.load_params()))
-  fresh = []
-
-  def choose(key_path, ours):
-    name = name_of(key_path)
-    theirs = found.get(name)
-    if theirs is not None and theirs.shape == ours.shape:
-      return jax.device_put(np.asarray(theirs, dtype=ours.dtype), ours.sharding)
-    fresh.append(name)
-    return ours
-
-  chosen = jax.tree_util.tree_map_with_path(choose, params)
-  names = ', '.join(fresh) or 'nothing'
-  say(f'fresh       {names}; the rest is from {checkpoint.path}')
-  return chosen
 
 
 def versions() -> dict[str, str]:
@@ -383,8 +328,9 @@ def show(workdir: pathlib.Path, results: dict[str, Any]) -> None:
     ('metrics.jsonl', 'metrics'),
     ('checkpoints', 'checkpoints'),
     ('predictions', 'predictions'),
+    ('predictions.json', 'predictions'),
   ):
     if (workdir / name).exists():
       say(f'{what:12}{workdir / name}')
-  if results['job'] != 'eval':
+  if results['job'] not in ('eval', 'robustness'):
     say(f'TensorBoard tensorboard --logdir {shlex.quote(str(workdir))}')

@@ -31,6 +31,9 @@ class TrainState(TypedDict):
     window: `Sums` since the last logged step. Kept here, on the device, so
       that logging never waits for a step and a resumed run logs the same
       numbers as an undisturbed one.
+
+  Of N seeds that are trained together, all arrays but `step` have a leading N
+  axis.
   """
 
   step: jax.Array
@@ -40,20 +43,27 @@ class TrainState(TypedDict):
   window: Sums
 
 
+def of_seed(seed: int, name: str) -> str:
+  """What a number of one seed is called, where several train together."""
+  return f'seed-{seed}/{name}'
+
+
 def _state_maker(
   make_params: Callable[[], Any],
   optimizer: optax.GradientTransformation,
   metric_names: tuple[str, ...],
   skip_nonfinite: bool,
+  seeds: int | None,
 ) -> Callable[[], TrainState]:
   def make() -> TrainState:
-    zero = jnp.zeros((), jnp.float32)
+    zero = jnp.zeros(() if seeds is None else (seeds,), jnp.float32)
     params = make_params()
+    init = optimizer.init if seeds is None else jax.vmap(optimizer.init)
     names = (*metric_names, 'gradient_norm', 'update_norm', 'tokens')
     state: TrainState = {
       'step': jnp.zeros((), jnp.int32),
       'params': params,
-      'opt_state': optimizer.init(params),
+      'opt_state': init(params),
       'window': dict.fromkeys(names, (zero, zero)),
     }
     if skip_nonfinite:
@@ -69,21 +79,24 @@ def abstract_state(
   metric_names: tuple[str, ...],
   mesh: Mesh | AbstractMesh,
   skip_nonfinite: bool = False,
+  seeds: int | None = None,
 ) -> Any:
   """What a state looks like: to restore checkpoints into.
 
   Args:
-    make_params: returns the initial parameters; traced.
+    make_params: returns the initial parameters, of several seeds stacked;
+      traced.
     optimizer: of optax.
     metric_names: those the loss function returns.
     mesh: the mesh.
     skip_nonfinite: as for `make_train_step`.
+    seeds: N, if several are trained together.
 
   Returns:
     The tree of a `TrainState`, of `jax.ShapeDtypeStruct` with shardings.
   """
   shapes = jax.eval_shape(
-    _state_maker(make_params, optimizer, metric_names, skip_nonfinite)
+    _state_maker(make_params, optimizer, metric_names, skip_nonfinite, seeds)
   )
   return mesh_lib.placed(mesh, shapes)
 
@@ -94,6 +107,7 @@ def init_state(
   metric_names: tuple[str, ...],
   mesh: Mesh,
   skip_nonfinite: bool = False,
+  seeds: int | None = None,
 ) -> TrainState:
   """Makes the first state, each leaf where it is to live.
 
@@ -103,14 +117,15 @@ def init_state(
     metric_names: those the loss function returns.
     mesh: the mesh.
     skip_nonfinite: as for `make_train_step`.
+    seeds: N, if several are trained together.
 
   Returns:
     The state.
   """
   parts = (make_params, optimizer, metric_names)
-  abstract = abstract_state(*parts, mesh, skip_nonfinite)
+  abstract = abstract_state(*parts, mesh, skip_nonfinite, seeds)
   return jax.jit(
-    _state_maker(*parts, skip_nonfinite),
+    _state_maker(*parts, skip_nonfinite, seeds),
     out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
   )()
 
@@ -140,6 +155,33 @@ def _unless_finite(
   kept = jax.tree.map(lambda n, b: jnp.where(good, n, b), new, before)
   kept['skipped'] = old['skipped'] + jnp.where(good, 0, 1)
   return kept
+
+
+def _of_each(
+  train_step: Callable[..., tuple[TrainState, Sums]],
+  mesh: Mesh,
+  seeds: tuple[int, ...],
+) -> Callable[..., tuple[TrainState, Sums]]:
+  """The step of several seeds at once, each as it would be alone."""
+
+  def step(state, batch, learning_rate, keys, frozen, accumulation):
+    def one(state, batch, key):
+      return train_step(state, batch, learning_rate, key, frozen, accumulation)
+
+    axes = dict.fromkeys(state, 0) | {'step': None}
+    new, sums = jax.vmap(one, in_axes=(axes, 0, 0), out_axes=(axes, 0))(
+      state, batch, keys
+    )
+    tokens, weights = sums.pop('tokens')
+    named = {
+      of_seed(seed, name): (totals[n], weights[n])
+      for n, seed in enumerate(seeds)
+      for name, (totals, weights) in sums.items()
+    }
+    # Speeds are those of all seeds.
+    return _placed(mesh, new), named | {'tokens': (tokens.sum(), weights[0])}
+
+  return step
 
 
 class TrainStep:
@@ -191,7 +233,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
   *,
-  seed: int,
+  seed: int | tuple[int, ...],
   log_every: int,
   prepare: Callable[[Batch], Batch] = lambda batch: batch,
   skip_nonfinite: bool = False,
@@ -203,9 +245,12 @@ def make_train_step(
     loss_function: (params, batch, key, *frozen) to `Sums` with `loss` among
       them; its sum is what is differentiated, divided by its weight over the
       whole batch.
-    optimizer: of optax; its updates are those of a learning rate of 1.
+    optimizer: of optax; its updates are those of a learning rate of 1. It is
+      told `gradient_norm`, a scalar, if it takes further arguments.
     mesh: of the devices.
-    seed: of the dropout, which is drawn from (seed, step, micro-batch).
+    seed: of the dropout, which is drawn from (seed, step, micro-batch). Of
+      several, N, each takes the step that it would take alone: state and batch
+      have a leading N axis, and the sums of each are named by `of_seed`.
     log_every: steps after which the window of metrics starts anew.
     prepare: makes of a batch what the loss function takes, the whole batch at
       once, before it is cut: arrays [B, ...], with `segment_ids` int32 [B, S]
@@ -218,6 +263,7 @@ def make_train_step(
   Returns:
     The step, to be called.
   """
+  optimizer = optax.with_extra_args_support(optimizer)
 
   def gradients(params, batch, key, frozen):
     def objective(params):
@@ -257,16 +303,20 @@ def make_train_step(
     key = jax.random.fold_in(dropout_key, state['step'])
     grads, sums = accumulated(state['params'], batch, key, frozen, accumulation)
     # A batch without a single target has no gradient, rather than 0/0.
-    weight = jnp.maximum(sums['loss'][1], 1e-9)
-    grads = jax.tree.map(lambda g: g / weight, grads)
+    share = 1.0 / jnp.maximum(sums['loss'][1], 1e-9)
+    # Norms of what is there before a factor: had they an array of products to
+    # read, XLA would write it, where it else multiplies as it goes.
+    gradient_norm = share * optax.tree.norm(grads)
+    grads = jax.tree.map(lambda g: share * g, grads)
     updates, opt_state = optimizer.update(
-      grads, state['opt_state'], state['params']
+      grads, state['opt_state'], state['params'], gradient_norm=gradient_norm
     )
+    update_norm = learning_rate * optax.tree.norm(updates)
     updates = jax.tree.map(lambda u: learning_rate * u, updates)
     one = jnp.ones((), jnp.float32)
     sums = sums | {
-      'gradient_norm': (optax.tree.norm(grads), one),
-      'update_norm': (optax.tree.norm(updates), one),
+      'gradient_norm': (gradient_norm, one),
+      'update_norm': (update_norm, one),
       'tokens': ((batch['segment_ids'] > 0).sum().astype(jnp.float32), one),
     }
     fresh = state['step'] % log_every == 0
@@ -290,10 +340,17 @@ def make_train_step(
 
   # A stream of its own, apart from initialisation and masks. An argument, not
   # a constant: runs of other seeds then share one kept program.
-  dropout_key = jax.random.fold_in(jax.random.key(seed), 1)
+  def dropout_key(seed: int) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(seed), 1)
+
+  if isinstance(seed, int):
+    step, key = train_step, dropout_key(seed)
+  else:
+    step = _of_each(train_step, mesh, seed)
+    key = jnp.stack([dropout_key(one) for one in seed])
   return TrainStep(
-    jax.jit(train_step, donate_argnums=0, static_argnums=5),
-    dropout_key,
+    jax.jit(step, donate_argnums=0, static_argnums=5),
+    key,
     mesh,
     frozen,
   )

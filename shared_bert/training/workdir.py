@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from shared_bert.errors import UserError
+from shared_bert.errors import InUse, UserError
 from shared_bert.training import processes
 
 # Keys that may differ between the parts of one run: they change how it is
@@ -25,6 +25,8 @@ FREE_KEYS = (
   'tensorboard',
   'mesh.fsdp',
   'model.attention_backend',
+  'data.packing',
+  'seeds_together',
 )
 # Commands take the models of others where they take checkpoints.
 ACCEPTED = (
@@ -34,6 +36,9 @@ ACCEPTED = (
 )
 # NAME or OWNER/NAME of Hugging Face's hub.
 _HUB_NAME = re.compile(r'(?:([\w-][\w.-]*)/)?([\w-][\w.-]*)', re.ASCII)
+_RESTORE = (
+  'restore it, or start in another --workdir; nothing else there was touched'
+)
 # How many of the keys that differ a message names.
 _NAMED = 8
 
@@ -153,14 +158,18 @@ def _make(workdir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone(workdir: pathlib.Path) -> Iterator[None]:
+def alone(workdir: pathlib.Path) -> Iterator[None]:
   """Holds a folder, so that a second run in it is refused.
 
   The lock ends with the process, however that ends; what `.lock` says is only
   to be told. A file system without locks has none.
 
+  Args:
+    workdir: the folder; made if it is not there.
+
   Raises:
-    UserError: if another run holds it.
+    InUse: if another run holds it.
+    UserError: if it cannot be made or written.
   """
   _make(workdir)
   file = os.open(workdir / '.lock', os.O_RDWR | os.O_CREAT)
@@ -170,7 +179,7 @@ def _alone(workdir: pathlib.Path) -> Iterator[None]:
     except OSError as error:
       if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
         holder = os.read(file, 1000).decode() or 'another process'
-        raise UserError(
+        raise InUse(
           f'{workdir} is in use by {holder}: wait for it to end, or use '
           'another --workdir.'
         ) from None
@@ -195,7 +204,7 @@ def alone_in_workdir(job: Callable[..., Any]) -> Callable[..., Any]:
   @functools.wraps(job)
   def held(config: Any, workdir: pathlib.Path, *rest: Any, **named: Any) -> Any:
     with contextlib.ExitStack() as held_by_first:
-      processes.on_first(lambda: held_by_first.enter_context(_alone(workdir)))
+      processes.on_first(lambda: held_by_first.enter_context(alone(workdir)))
       return job(config, workdir, *rest, **named)
 
   return held
@@ -207,6 +216,28 @@ def _has_begun(workdir: pathlib.Path) -> bool:
     path.name != 'config.json' and not path.name.startswith('.')
     for path in workdir.iterdir()
   )
+
+
+def begun_with(workdir: pathlib.Path, key: str, absent: Any, new: Any) -> Any:
+  """What a setting is in the run of a folder.
+
+  Args:
+    workdir: of the run, there already.
+    key: with dots, such as `data.packing`.
+    absent: what runs did before there was the key.
+    new: for a run that has not begun.
+
+  Raises:
+    UserError: if the settings of the run are damaged.
+  """
+
+  def find() -> Any:
+    known = workdir / 'config.json'
+    if not known.exists() or not _has_begun(workdir):
+      return new
+    return flatten(_read_json(known, _RESTORE)).get(key, absent)
+
+  return processes.on_first(find)
 
 
 def checkpoint_folder(path: str | os.PathLike[str]) -> pathlib.Path:
@@ -270,7 +301,9 @@ def _meant(key: str, value: Any) -> Any:
   return os.path.abspath(value) if key == 'init_from' and value else value
 
 
-def claim(workdir: pathlib.Path, config: dict) -> dict | None:
+def claim(
+  workdir: pathlib.Path, config: dict, usual: dict | None = None
+) -> dict | None:
   """Makes the folder of a run, or recognises it as this run's own.
 
   A folder that holds nothing but the settings of a run that never began, since
@@ -279,6 +312,8 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
   Args:
     workdir: the folder; made if it is not there.
     config: plain nested dict, without keys that do not count.
+    usual: nested dict of defaults: what keys were in runs from before they
+      came.
 
   Returns:
     The results of the run if it is complete, else None.
@@ -287,20 +322,14 @@ def claim(workdir: pathlib.Path, config: dict) -> dict | None:
     UserError: if the folder cannot be made or holds another run; the message
       names the keys that differ.
   """
-  return processes.on_first(lambda: _claim(workdir, config))
+  return processes.on_first(lambda: _claim(workdir, config, usual or {}))
 
 
-def _claim(workdir: pathlib.Path, config: dict) -> dict | None:
+def _claim(workdir: pathlib.Path, config: dict, usual: dict) -> dict | None:
   _make(workdir)
   known, results = workdir / 'config.json', workdir / 'results.json'
   if known.exists() and _has_begun(workdir):
-    before = flatten(
-      _read_json(
-        known,
-        'restore it, or start in another --workdir; nothing else there was '
-        'touched',
-      )
-    )
+    before = flatten(usual) | flatten(_read_json(known, _RESTORE))
     now = flatten(config)
     if before.get('job', now.get('job')) != now.get('job'):
       raise UserError(

@@ -1,19 +1,10 @@
-"""What the benchmarks do to held-out rows before they score them."""
-
-import importlib
-import pathlib
+"""What is done to held-out rows to see what a model makes of context."""
 
 import numpy as np
-import pytest
 
-_FOLDER = pathlib.Path(__file__).parents[1] / 'benchmarks'
+from shared_bert.study import context
+
 _SPECIAL = [0, 2, 3, 4]  # [PAD] [CLS] [SEP] [MASK]
-
-
-@pytest.fixture
-def context(monkeypatch):
-  monkeypatch.syspath_prepend(str(_FOLDER))
-  return importlib.import_module('context')
 
 
 def _batch():
@@ -32,7 +23,7 @@ def _batch():
   }
 
 
-def test_shuffling_moves_words_within_their_segment_alone(context):
+def test_shuffling_moves_words_within_their_segment_alone():
   batch = _batch()
   ids, segments = batch['input_ids'], batch['segment_ids']
   changed = context.shuffled(batch, _SPECIAL, seed=0)
@@ -45,7 +36,7 @@ def test_shuffling_moves_words_within_their_segment_alone(context):
       assert (changed[row, here] != ids[row, here]).mean() > 0.8
 
 
-def test_a_foreign_context_leaves_masks_and_marks_where_they_are(context):
+def test_a_foreign_context_leaves_masks_and_marks_where_they_are():
   batch = _batch()
   ids = batch['input_ids']
   changed = context.foreign(batch, _SPECIAL)

@@ -1,0 +1,281 @@
+"""A worker of a study: takes cells that nobody works on, and does them."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from shared_bert import config as config_lib
+from shared_bert import pretrain as pretrain_lib
+from shared_bert import tasks
+from shared_bert.data.tokenizer import Tokenizer
+from shared_bert.errors import Diverged, InUse, UserError
+from shared_bert.finetune import finetune, finetune_together
+from shared_bert.robustness import robustness
+from shared_bert.study import cells as cells_lib
+from shared_bert.study import context, scores, settings
+from shared_bert.study.cells import Cell
+from shared_bert.study.records import Records
+from shared_bert.training import workdir as workdir_lib
+from shared_bert.training.checkpoint import open_checkpoint
+from shared_bert.training.logging import say
+
+# Held-out rows that are shuffled to see what a model makes of order.
+_CONTEXT_ROWS = 1_024
+_POLL_SECONDS = 2.0
+
+
+def work(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Does cells until all are done, by this worker or others.
+
+  Args:
+    config: of the study, validated.
+    workdir: of the study.
+
+  Raises:
+    UserError: for what the user can mend.
+    Preempted: after a signal, once the state of the cell is saved.
+  """
+  records = Records(workdir)
+  cells = cells_lib.cells_of(config)
+  while left := [cell for cell in cells if records.get(cell.name) is None]:
+    ready = [cell for cell in left if _is_ready(cell, records)]
+    for cell in ready:
+      group = [cell]
+      if config.seeds_together:
+        group = [other for other in ready if _is_together(cell, other)]
+      if _try(group, config, workdir, records):
+        break  # the next one in order, which may have become ready
+    else:
+      time.sleep(_POLL_SECONDS)
+
+
+def _is_ready(cell: Cell, records: Records) -> bool:
+  return all(records.get(name) is not None for name in cell.waits_for)
+
+
+def _is_together(cell: Cell, other: Cell) -> bool:
+  """Whether two cells differ in their seed alone, and are of a small task."""
+  same = dataclasses.replace(other, name=cell.name, seed=cell.seed) == cell
+  return other == cell or (same and cell.task in settings.SMALL_TASKS)
+
+
+def _try(
+  group: list[Cell],
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  records: Records,
+) -> bool:
+  """Does cells that no other worker is at; to whether there were any."""
+  with contextlib.ExitStack() as stack:
+    mine = []
+    for cell in group:
+      try:
+        stack.enter_context(workdir_lib.alone(_lock(workdir, cell.name)))
+      except InUse:
+        continue
+      if records.get(cell.name) is None:
+        mine.append(cell)
+    if not mine:
+      return False
+    say(f'── {", ".join(cell.name for cell in mine)}')
+    for cell, found in _do(mine, config, workdir, records):
+      records.put(cell, found)
+      _clean_up(cell, config, workdir)
+  # What was compiled is of models that come no more.
+  jax.clear_caches()
+  return True
+
+
+def _lock(workdir: pathlib.Path, name: str) -> pathlib.Path:
+  return workdir / 'locks' / name.replace('/', '+')
+
+
+def _do(
+  group: list[Cell],
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  records: Records,
+) -> Iterator[tuple[Cell, dict[str, Any]]]:
+  """Does cells that differ in their seed alone; to each what it came to."""
+  cell = group[0]
+  failed = [n for n in cell.waits_for if 'failed' in (records.get(n) or {})]
+  if set(failed) - set(cell.grid):
+    for each in group:
+      yield each, {'failed': f'{failed[0]} failed'}
+    return
+  if cell.task:
+    _make_start(cell, config, workdir, records)
+  if len(group) > 1:
+    try:
+      _train_together(group, config, workdir, records)
+    except Diverged as error:
+      say(f'one by one, for {error}')
+  # What was trained together is complete by now, and is only measured.
+  for each in group:
+    try:
+      if each.task:
+        yield each, _finetune(each, config, workdir, records)
+      else:
+        yield each, _pretrain(each, config, workdir)
+    except Diverged as error:
+      yield each, {'failed': str(error)}
+
+
+def _train_together(
+  group: list[Cell],
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  records: Records,
+) -> None:
+  its = _settings(group[0], config, workdir, records)
+  folders = {cell.seed: workdir / cell.name for cell in group}
+  finetune_together(its, folders)
+
+
+def _pretrain(
+  cell: Cell, config: ConfigDict, workdir: pathlib.Path
+) -> dict[str, Any]:
+  folder = workdir / cell.name
+  its = cells_lib.pretrain_config(config, cell)
+  results = pretrain_lib.pretrain(its, folder)
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  # Of several stages the first one's rows are read from the first step on, and
+  # the last one's are those of the end.
+  first, *_, split = [*results['metrics'], *results['metrics']]
+  return {
+    'steps': results['steps'],
+    'tokens': _positions(its),
+    'seconds': results['training_seconds'],
+    'loss': results['metrics'][split]['loss'],
+    'accuracy': results['metrics'][split]['accuracy'],
+    'metrics': results['metrics'],
+    'curve': [
+      [row['step'], row['loss']] for row in rows if row['split'] == first
+    ],
+    'curve_of': first,
+    'context': context.losses(its, folder, _CONTEXT_ROWS),
+    'versions': results['versions'],
+    'hardware': results['hardware'],
+  }
+
+
+def _positions(its: ConfigDict) -> int | None:
+  """Token positions that a pre-training reads; None where a clock ends it."""
+  if its.train.hours is not None:
+    return None
+  corpora = pretrain_lib.open_corpora(its, None)
+  return config_lib.course_of(
+    its, [corpus.seq_len for corpus in corpora], len(corpora[0].train)
+  ).slots_after(0)
+
+
+def _make_start(
+  cell: Cell, config: ConfigDict, workdir: pathlib.Path, records: Records
+) -> None:
+  """Trains again what a cell begins with, where only its record was kept."""
+  its = cells_lib.finetune_config(config, cell, workdir, None)
+  start = pathlib.Path(its.init_from)
+  if (start / 'results.json').exists():
+    return
+  name = str(start.relative_to(workdir.absolute()))
+  before = next(c for c in cells_lib.cells_of(config) if c.name == name)
+  # Only one worker at a time: the others find it when they come.
+  while not (start / 'results.json').exists():
+    with contextlib.suppress(InUse):
+      with workdir_lib.alone(_lock(workdir, name)):
+        say(f'{name} is done, and its checkpoint is gone: once more')
+        if before.task:
+          _finetune(before, config, workdir, records)
+        else:
+          pretrain_lib.pretrain(
+            cells_lib.pretrain_config(config, before), start
+          )
+    time.sleep(_POLL_SECONDS)
+
+
+def _finetune(
+  cell: Cell, config: ConfigDict, workdir: pathlib.Path, records: Records
+) -> dict[str, Any]:
+  folder = workdir / cell.name
+  its = _settings(cell, config, workdir, records)
+  results = finetune(its, folder)
+  found = {
+    'learning_rate': its.train.learning_rate,
+    'steps': results['steps'],
+    'seconds': results['training_seconds'],
+    'metrics': results['metrics'],
+    # SQuAD has no classes, of which one could be the commonest.
+    'collapsed': results.get('collapsed', []),
+    'majority': results.get('majority', {}),
+    'examples': results['examples'],
+  }
+  if cell.task in settings.SQUAD or not settings.measures_robustness(config):
+    return found
+  measured = robustness(
+    cells_lib.robustness_config(config, cell, workdir), folder / 'robustness'
+  )
+  kept = {key: measured[key] for key in ('noise', 'outside', 'seconds')}
+  return found | {'robustness': kept}
+
+
+def _settings(
+  cell: Cell, config: ConfigDict, workdir: pathlib.Path, records: Records
+) -> ConfigDict:
+  """Of a fine-tuning, its steps and its learning rate among them."""
+  rate = best_rate(cell, records)
+  its = cells_lib.finetune_config(config, cell, workdir, rate)
+  cells_lib.bound(its, config.max_updates, _num_rows(its))
+  return its
+
+
+def best_rate(cell: Cell, records: Records) -> float | None:
+  """The learning rate of a cell's grid that did best on dev, or None.
+
+  Raises:
+    UserError: if none of them ended.
+  """
+  if not cell.grid:
+    return None
+  best: dict[float, float] = {}
+  for name in cell.grid:
+    record = records.get(name) or {}
+    columns = scores.columns_of(cell.task, record.get('metrics', {}))
+    if columns:  # of MNLI the matched set
+      best[record['learning_rate']] = next(iter(columns.values()))
+  if not best:
+    raise UserError(
+      f'{cell.name}: no rate of learning_rates trained to an end: lower them.'
+    )
+  return max(best, key=lambda rate: best[rate])
+
+
+def _num_rows(its: ConfigDict) -> int:
+  """Training rows of a fine-tuning's task."""
+  return _rows_of_task(its.data.to_json(), its.init_from)
+
+
+@functools.cache
+def _rows_of_task(data: str, start: str) -> int:
+  """By the `data` keys as JSON, and a run with the vocabulary."""
+  keys = ConfigDict(json.loads(data))
+  tokenizer = Tokenizer.load(open_checkpoint(start).path)
+  rows = tasks.load(keys).training_rows(tokenizer, keys.seq_len)
+  assert rows is not None  # the tokenizer is known
+  return rows
+
+
+def _clean_up(cell: Cell, config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Removes the checkpoints of a fine-tuned model, if that is asked for."""
+  if config.keep_checkpoints or cells_lib.is_started_from(config, cell):
+    return
+  shutil.rmtree(workdir / cell.name / 'checkpoints', ignore_errors=True)
