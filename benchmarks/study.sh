@@ -16,6 +16,7 @@ if (( $# < 3 )); then
 fi
 text=$1 data=$2 runs=$3
 shift 3
+# shellcheck source=benchmarks/tiny.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tiny.sh"
 
 # Rows of 32 tokens leave the plateau of a bag of words soon, rows of 128 train

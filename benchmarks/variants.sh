@@ -14,6 +14,7 @@ if (( $# < 2 )); then
 fi
 corpus=$1 runs=$2
 shift 2
+# shellcheck source=benchmarks/tiny.sh
 source "$(dirname "${BASH_SOURCE[0]}")/tiny.sh"
 
 low_rank='role_bias=True,residual_rank=6'

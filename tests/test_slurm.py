@@ -165,9 +165,11 @@ def test_two_tasks_preempted_and_queued_again_end_as_if_undisturbed(
   assert not (parts / 'run' / 'results.json').exists()
   wait_for(slurm, job, lambda: state(slurm, job) == 'PENDING', 'requeued')
   # Slurm itself waits two minutes: at once, the end of the first script can be
-  # taken for that of the second.
+  # taken for that of the second, as its daemon tells of it after its processes
+  # are gone.
   wait_for(slurm, job, lambda: not is_at_work(slurm, job), 'to be gone')
-  asked(slurm, 'scontrol', 'update', f'JobId={job}', 'StartTime=now')
+  later = 'StartTime=now+20seconds'
+  asked(slurm, 'scontrol', 'update', f'JobId={job}', later)
   done = parts / 'run' / 'results.json'
   wait_for(slurm, job, done.exists, 'second part')
 
