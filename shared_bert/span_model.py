@@ -16,6 +16,7 @@ from shared_bert.span_data import Answers, answers_of
 from shared_bert.task_model import TaskModel
 from shared_bert.training import answer_metrics
 from shared_bert.training import mesh as mesh_lib
+from shared_bert.training import metrics as metrics_lib
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.workdir import write_json
 
@@ -135,15 +136,18 @@ class SpanModel(TaskModel):
       metrics: by split, from `evaluate`.
 
     Returns:
-      The task, the metrics, how many questions and windows each split has.
+      The task, the metrics, how many questions and windows each split has,
+      and the splits of which not a word was found.
     """
     data = self._data
+    sizes = {split: len(questions) for split, questions in data.splits.items()}
     return {
       'task': data.name,
       'metrics': metrics,
-      'examples': {split: len(it) for split, it in data.splits.items()},
+      'examples': sizes,
       'windows': {s: len(a['lengths']) for s, a in data.arrays.items()},
-      'collapsed': [],
+      'majority': {},
+      'collapsed': metrics_lib.collapsed_splits(metrics, {}, sizes),
     }
 
   def leave_predictions(self, params: Any, workdir: pathlib.Path) -> None:

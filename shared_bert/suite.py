@@ -176,8 +176,8 @@ def _show(results: dict[str, Any], workdir: pathlib.Path) -> None:
     for seed, splits in entry['collapsed'].items():
       if splits:
         say(
-          f'{task:8}seed {seed}: {", ".join(splits)} no better than the '
-          'commonest class: it cannot tell.'
+          f'{task:8}seed {seed}: {", ".join(splits)} no better than one answer '
+          'for all: it cannot tell.'
         )
   for name in ('leaderboard', 'nine_number'):
     averages = [a[name] for a in results['averages'].values()]

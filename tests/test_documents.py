@@ -364,7 +364,7 @@ def test_links_lead_somewhere(path):
 QUOTED = (
   'holds another run',
   'was trained with another',
-  'no better than always saying the commonest',
+  'no better than one answer for all',
   'cannot be shared equally by',
   'is only read with data.source=local',
   'TensorBoard: off, since',

@@ -124,6 +124,32 @@ def test_majority_rate_counts_the_commonest_class():
     metrics.majority_rate(np.zeros(0, np.int32))
 
 
+@pytest.mark.parametrize(
+  'values, is_blind',
+  [
+    # 0.6 + sqrt(0.6 * 0.4 / 600) is 0.62.
+    ({'accuracy': 0.62}, True),
+    ({'accuracy': 0.63}, False),
+    ({'f1': 0.7, 'accuracy': 0.5}, True),
+    # 1 / sqrt(600) is 0.041; accuracy is another question's answer.
+    ({'matthews': 0.04, 'accuracy': 0.9}, True),
+    ({'matthews': 0.05, 'accuracy': 0.6}, False),
+    ({'pearson': 0.0, 'spearman': 0.0}, True),
+    ({'pearson': 0.1, 'spearman': 0.1}, False),
+    ({'exact_match': 50.0, 'f1': 50.0, 'HasAns_f1': 0.0}, True),
+    ({'exact_match': 50.0, 'f1': 51.0, 'HasAns_f1': 2.0}, False),
+    ({'exact_match': 0.0, 'f1': 0.0}, True),
+    ({'exact_match': 0.0, 'f1': 0.1}, False),
+  ],
+)
+def test_a_model_that_never_looks_is_told_by_the_metric_of_its_task(
+  values, is_blind
+):
+  majority = {'dev': 0.6} if 'accuracy' in values else {}
+  found = metrics.collapsed_splits({'dev': values}, majority, {'dev': 600})
+  assert found == (['dev'] if is_blind else [])
+
+
 def _results():
   """Round numbers whose two averages were computed by hand."""
   return {

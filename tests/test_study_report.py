@@ -147,7 +147,8 @@ def test_a_task_on_which_most_runs_collapsed_cannot_tell():
   findings = study(effects={'shared': 9.0}, **PLANTED)
   for record in findings['finetune']:
     if (record['model'], record['task']) == ('standard', 'cola'):
-      record['collapsed'] = ['dev']
+      # 1 / sqrt(408) is 0.05.
+      record['metrics']['dev']['matthews'] = 0.04
   found = analyse(findings)
   assert found.cells['standard']['cola'].collapsed == 10
   of_task = {c.about: c for c in found.family('tasks') if c.one == 'shared'}
@@ -158,6 +159,20 @@ def test_a_task_on_which_most_runs_collapsed_cannot_tell():
   assert all('cola' not in c.tasks for c in noise)
   # All kinds of the tasks that are in it.
   assert '*10' in report.markdown(found, {})
+
+
+def test_runs_are_judged_anew_where_a_record_has_what_it_needs():
+  record = {
+    'metrics': {'dev': {'matthews': 0.2, 'accuracy': 0.69}},
+    'majority': {'dev': 0.69},
+    'examples': {'dev': 1043},
+    'collapsed': ['dev'],
+  }
+  assert not scores.has_collapsed(record)
+  record['metrics']['dev']['matthews'] = 0.0
+  assert scores.has_collapsed(record | {'collapsed': []})
+  del record['examples']
+  assert scores.has_collapsed(record)
 
 
 def test_a_set_at_the_commonest_class_cannot_tell():
@@ -318,7 +333,8 @@ def test_half_a_study_says_what_is_missing():
   text = report.markdown(analysis, {})
   assert 'the loss was not finite' in text
   assert 'tied: no pre-training of seed 2' in text
-  assert 'tied on mrpc: 0 of 9 runs' in text
+  assert '- tied: no run on mrpc, cola\n' in text
+  assert '- standard: of its runs 8 of 9 on mrpc\n' in text
   assert 'SQuAD was not run' in text
   json.loads(report.json_text(analysis), parse_constant=pytest.fail)
 

@@ -26,7 +26,7 @@ class Cell:
     components: of the same, by pre-training seed.
     columns: by column, such as both dev sets of MNLI.
     exact: exact match, of SQuAD.
-    collapsed: how many runs are no better than the commonest class.
+    collapsed: how many runs are no better than one answer for all examples.
   """
 
   score: Spread
@@ -257,16 +257,23 @@ def _missing(
     lacking = [str(s) for s in sorted(seeds) if (model, s) not in done]
     if lacking:
       sentences.append(f'{model}: no pre-training of seed {", ".join(lacking)}')
-  for task in tasks:
-    tuned = {r['seed'] for r in tunings if r['task'] == task}
-    if not tuned:
-      sentences.append(f'{task}: no run')
-      continue
-    for model in models:
-      wanted = len(_planned_seeds(findings, model)) * len(tuned)
+  seeds = {
+    task: {r['seed'] for r in tunings if r['task'] == task} for task in tasks
+  }
+  sentences += [f'{task}: no run' for task in tasks if not seeds[task]]
+  for model in models:
+    some, none = [], []
+    for task in filter(seeds.get, tasks):
+      wanted = len(_planned_seeds(findings, model)) * len(seeds[task])
       have = sum((r.model, r.task) == (model, task) for r in runs)
-      if have < wanted:
-        sentences.append(f'{model} on {task}: {have} of {wanted} runs')
+      if not have:
+        none.append(task)
+      elif have < wanted:
+        some.append(f'{have} of {wanted} on {task}')
+    if some:
+      sentences.append(f'{model}: of its runs {", ".join(some)}')
+    if none:
+      sentences.append(f'{model}: no run on {", ".join(none)}')
   return sentences
 
 

@@ -72,8 +72,8 @@ def _of_tasks(
   ]
   if 2 * len(collapsed) > len(items):
     found.cannot = (
-      'most runs of a model are no better than the commonest class on '
-      + ', '.join(collapsed)
+      'most runs of a model are no better than one answer for all examples '
+      'on ' + ', '.join(collapsed)
     )
   return found
 
@@ -214,7 +214,8 @@ def _of_keys(
       'fine-tuning seed',
       0,
       None,
-      cannot='most runs of a model are no better than the commonest class',
+      cannot='most runs of a model are no better than one answer for all '
+      'examples',
     )
   tasks = list(dict.fromkeys(task for task, _ in items))
   return compare(family, measure, names, models, tasks, list(items.values()))

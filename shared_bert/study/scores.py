@@ -41,8 +41,8 @@ class Run(NamedTuple):
     score: the headline number of the task, 0 to 100.
     columns: those it is the mean of, by the names of GLUE's columns.
     exact: exact match, of SQuAD.
-    collapsed: whether it is no better than the commonest class on any of its
-      splits.
+    collapsed: whether it is no better than one answer for all examples on any
+      of its splits.
     record: all of it.
   """
 
@@ -146,7 +146,7 @@ def runs_of(findings: Mapping[str, Any]) -> tuple[list[Run], list[str]]:
         statistics.fmean(columns.values()),
         columns,
         _exact_match(record),
-        bool(record.get('collapsed')),
+        has_collapsed(record),
         record,
       )
     )
@@ -164,6 +164,19 @@ def run_name(record: Mapping[str, Any]) -> str:
 def _key(record: Mapping[str, Any]) -> tuple:
   names = ('model', 'task', 'pretrain_seed', 'seed')
   return tuple(record[name] for name in names)
+
+
+def has_collapsed(record: Mapping[str, Any]) -> bool:
+  """Whether a run is no better than one answer for all examples on a split.
+
+  Judged by today's measure where the record has what that needs: a study may
+  be older.
+  """
+  metrics, sizes = record.get('metrics') or {}, record.get('examples') or {}
+  if not metrics or not metrics.keys() <= sizes.keys():
+    return bool(record.get('collapsed'))
+  majority = record.get('majority') or {}
+  return bool(metrics_lib.collapsed_splits(metrics, majority, sizes))
 
 
 def _exact_match(record: Mapping[str, Any]) -> float | None:
@@ -204,19 +217,19 @@ def robustness_of(record: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def is_at_majority(entry: Mapping[str, Any]) -> bool:
-  """Whether an accuracy outside is that of the commonest class.
+  """Whether a score outside is that of one answer for all examples.
 
   Args:
     entry: of `robustness_of`, judged as `metrics.collapsed_splits` does.
   """
-  if entry.get('metric') != 'accuracy':
+  if entry.get('metric') not in ('accuracy', 'matthews'):
     return False
   majority, examples = entry.get('majority'), entry.get('examples')
   if not (is_number(majority) and examples and is_number(entry.get('value'))):
     return False
   return bool(
     metrics_lib.collapsed_splits(
-      {'set': {'accuracy': entry['value']}},
+      {'set': {entry['metric']: entry['value']}},
       {'set': majority},
       {'set': examples},
     )

@@ -76,7 +76,7 @@ def tasks(analysis: Analysis, pictures: Pictures) -> list[str]:
   lines += [
     'Dev sets, × 100: the mean of the metrics that GLUE scores a task by, of '
     'MNLI the mean of both sets. Mean ± sample standard deviation (runs); '
-    '`*k`: k of the runs are no better than the commonest class.',
+    '`*k`: k of the runs are no better than one answer for all examples.',
     '',
     *tables.tasks(analysis, names),
     *tables.majority(analysis, names),

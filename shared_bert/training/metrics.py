@@ -237,8 +237,11 @@ def collapsed_splits(
   """The splits on which a model is no better than one that never looks.
 
   Classes: accuracy within one standard error, sqrt(p (1 - p) / N), of the
-  commonest class's share p. Scores: no correlation at all, as constant
-  predictions have.
+  commonest class's share p; with Matthews' correlation, which looks beyond
+  that share, within one of none, 1 / sqrt(N): N times its square is the
+  chi-squared statistic of the table of two classes. Scores: no correlation at
+  all, as constant predictions have. Answers: of the questions that have one
+  not a word is found.
 
   Args:
     metrics: by split, by name.
@@ -247,11 +250,16 @@ def collapsed_splits(
   """
   found = []
   for split, values in metrics.items():
-    if split in majority and 'accuracy' in values:
+    if 'matthews' in values:
+      is_blind = values['matthews'] <= 1 / np.sqrt(sizes[split])
+    elif split in majority and 'accuracy' in values:
       p = majority[split]
-      if values['accuracy'] <= p + np.sqrt(p * (1 - p) / sizes[split]):
-        found.append(split)
-    elif values.get('pearson') == 0.0:
+      is_blind = values['accuracy'] <= p + np.sqrt(p * (1 - p) / sizes[split])
+    elif 'exact_match' in values:
+      is_blind = values.get('HasAns_f1', values['f1']) == 0.0
+    else:
+      is_blind = values.get('pearson') == 0.0
+    if is_blind:
       found.append(split)
   return found
 

@@ -314,8 +314,8 @@ def show(workdir: pathlib.Path, results: dict[str, Any]) -> None:
     chance = results['majority'].get(split)
     share = '' if chance is None else f' ({chance:.1%})'
     say(
-      f'{split}: no better than always saying the commonest{share}: this run '
-      'cannot tell one model from another.'
+      f'{split}: no better than one answer for all{share}: this run cannot '
+      'tell one model from another.'
     )
   if results.get('best'):
     best = results['best']
