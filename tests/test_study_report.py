@@ -184,6 +184,32 @@ def test_a_set_at_the_commonest_class_cannot_tell():
   assert all(c.cannot for c in analyse(findings).family('outside'))
 
 
+def test_a_set_of_the_training_domain_is_shown_and_not_compared():
+  findings = study(effects={'shared': 9.0}, **PLANTED)
+  for record in findings['finetune']:
+    outside = (record['robustness'] or {}).get('outside') or {}
+    if record['task'] == 'cola' and outside:
+      outside['cola_in_domain'] = dict(outside['cola_other'])
+  found = analyse(findings)
+  assert 'cola_in_domain' in found.outside
+  compared = {c.about for c in found.family('outside')}
+  assert any('cola_other' in about for about in compared)
+  assert not any('cola_in_domain' in about for about in compared)
+  assert 'cola_in_domain is of the domain of' in report.markdown(found, {})
+
+
+def test_a_mean_over_sets_names_those_that_are_in_it():
+  findings = study(effects={'shared': 9.0}, **PLANTED)
+  for record in findings['finetune']:
+    if record['task'] == 'cola':
+      record['metrics']['dev']['matthews'] = 0.0
+  found = analyse(findings).family('outside')
+  (whole,) = (c for c in found if ',' in c.about)
+  assert 'cola_other' not in whole.about
+  assert whole.difference
+  assert all(c.cannot for c in found if 'cola_other' in c.about)
+
+
 def test_pairs_do_not_depend_on_the_order_of_records():
   findings = study(between=5.0)
   expected = report.json_text(analyse(findings))

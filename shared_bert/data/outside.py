@@ -47,6 +47,7 @@ class OutsideSet:
     quoted_tabs: the file is CSV with tabs in place of commas.
     no_gold: labels of rows that annotators did not agree on: left out.
     source: where it comes from, and its licence as far as is known.
+    is_inside: of the domain of the training set, to hold the others against.
   """
 
   name: str
@@ -61,6 +62,7 @@ class OutsideSet:
   quoted_tabs: bool = False
   no_gold: tuple[str, ...] = ()
   source: str = ''
+  is_inside: bool = False
 
 
 def _cola_half(name: str, source: str) -> OutsideSet:
@@ -75,6 +77,7 @@ def _cola_half(name: str, source: str) -> OutsideSet:
     metrics=cola.metrics,
     names=cola.headerless['dev'],
     source=f'CoLA 1.1, {source}; no licence stated, research use',
+    is_inside=name == 'in_domain',
   )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from shared_bert.data.outside import OUTSIDE
 from shared_bert.study import scores
 from shared_bert.study.comparisons import (
   Comparison,
@@ -160,8 +161,9 @@ def _measured(
 def of_robustness(findings: Mapping[str, Any], runs: Sequence[Run]) -> list:
   """Comparisons under noise and out of domain.
 
-  Tasks and sets on which most runs of either model are no better than the
-  commonest class are left out: who has learnt nothing loses nothing.
+  Tasks and sets on which most runs of either model are no better than one
+  answer for all examples are left out: who has learnt nothing loses nothing.
+  A set of the training set's own domain is in no comparison.
   """
   baseline, subject = baseline_of(findings), subject_of(findings)
   found: list[Comparison | None] = []
@@ -170,7 +172,11 @@ def of_robustness(findings: Mapping[str, Any], runs: Sequence[Run]) -> list:
     ('outside', ('outside',), outside_of),
   ):
     measured = _measured(runs, measure_of)
-    names = list(dict.fromkeys(name for _, name in measured))
+    names = [
+      name
+      for name in dict.fromkeys(name for _, name in measured)
+      if name not in OUTSIDE or not OUTSIDE[name].is_inside
+    ]
     for model in _others(findings):
       wholes = [names] if model == subject and len(names) > 1 else []
       for chosen in [[name] for name in names] + wholes:
@@ -200,7 +206,7 @@ def _of_keys(
       collapsed.append(key)
     else:
       items[key] = item
-  names = ', '.join(dict.fromkeys(name for _, name in keys))
+  names = ', '.join(dict.fromkeys(name for _, name in items or keys))
   if not items and not collapsed:
     return None
   if not items:

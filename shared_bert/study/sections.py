@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from shared_bert.data.outside import OUTSIDE
 from shared_bert.study import (
   comparisons,
   families,
@@ -130,6 +131,13 @@ def outside(analysis: Analysis) -> list[str]:
   return [
     *lines,
     *tables.outside(analysis),
+    *(
+      f'{name} is of the domain of its training set, to hold the others '
+      'against, and in no comparison.'
+      for name in analysis.outside
+      if name in OUTSIDE and OUTSIDE[name].is_inside
+    ),
+    '',
     *_compared(analysis.family('outside'), 'points'),
   ]
 
@@ -315,5 +323,9 @@ def _picture(pictures: Pictures, name: str, words: str) -> list[str]:
 def _as_flag(value: Any) -> str:
   """A value as a shell takes it behind `--config.KEY=`."""
   if isinstance(value, list | tuple):
-    return shlex.quote(str(tuple(value)))
-  return shlex.quote(str(value))
+    value = tuple(value)
+  text = str(value)
+  # What names are in quotes of their own reads better in double ones.
+  if "'" in text and not set(text) & set('"$`\\!'):
+    return f'"{text}"'
+  return shlex.quote(text)
