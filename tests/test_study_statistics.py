@@ -122,21 +122,32 @@ def test_the_detectable_difference_is_found_in_80_per_cent(n):
 def test_pairs_are_of_equal_seeds_in_any_order():
   one = {(1, 0): 5.0, (0, 0): 3.0, (2, 0): 9.0}
   other = {(0, 0): 1.0, (2, 0): 8.0, (1, 0): 2.0, (3, 0): 100.0}
-  assert comparisons.paired(one, other) == {(0, 0): 2, (1, 0): 3, (2, 0): 1}
+  assert comparisons.paired(one, other) == {
+    (0, 0): (3.0, 1.0),
+    (1, 0): (5.0, 2.0),
+    (2, 0): (9.0, 8.0),
+  }
+
+
+def item(task, values, weight=1.0):
+  pairs = {pair: (value + 50, 50.0) for pair, value in values.items()}
+  return comparisons.Item(task, pairs, weight)
+
+
+def units(*items):
+  return comparisons.units(items, lambda both: both[0] - both[1])
 
 
 def test_units_are_pretraining_seeds_from_three_on():
-  item = {(p, s): 10.0 * p + s for p in range(3) for s in range(2)}
-  groups, unit, count = comparisons.grouped([item], [1.0])
-  assert (groups, unit, count) == (
-    [[0.5, 10.5, 20.5]],
+  three = {(p, s): 10.0 * p + s for p in range(3) for s in range(2)}
+  assert units(item('cola', three)) == (
+    [(1.0, [[0.5, 10.5, 20.5]])],
     'pre-training seed',
     3,
   )
-  two = {pair: value for pair, value in item.items() if pair[0] < 2}
-  groups, unit, count = comparisons.grouped([two], [1.0])
-  assert (groups, unit, count) == (
-    [[0.0, 1.0], [10.0, 11.0]],
+  two = {pair: value for pair, value in three.items() if pair[0] < 2}
+  assert units(item('cola', two)) == (
+    [(1.0, [[0.0, 1.0], [10.0, 11.0]])],
     'fine-tuning seed',
     2,
   )
@@ -145,6 +156,68 @@ def test_units_are_pretraining_seeds_from_three_on():
 def test_a_mean_is_over_seeds_that_have_every_item():
   one = {(p, 0): 1.0 * p for p in range(4)}
   other = {(p, 0): 2.0 * p for p in (3, 1, 2)}
-  groups, _, count = comparisons.grouped([one, other], [2.0, 1.0])
-  assert groups[0] == pytest.approx([4 / 3, 8 / 3, 4])
+  (whole,), _, count = units(item('mnli', one, 2.0), item('cola', other))
+  assert whole[1][0] == pytest.approx([4 / 3, 8 / 3, 4])
   assert count == 3
+
+
+def test_every_task_brings_all_its_runs_whatever_the_others_have():
+  many = {(0, s): 1.0 * s for s in range(5)}
+  few = {(0, s): 10.0 * s for s in range(2)}
+  strata, _, _ = units(item('cola', many), item('qnli', few, 3.0))
+  assert strata == [
+    (0.25, [[0.0, 1.0, 2.0, 3.0, 4.0]]),
+    (0.75, [[0.0, 10.0]]),
+  ]
+  found = comparisons.compare(
+    'tasks',
+    'score',
+    'mean',
+    ('a', 'b'),
+    [item('cola', many), item('qnli', few)],
+  )
+  assert found.difference.estimate == pytest.approx((2.0 + 5.0) / 2)
+  assert found.means == pytest.approx((53.5, 50.0))
+
+
+def test_kinds_of_noise_of_one_run_are_one_unit():
+  one, other = ({(0, s): x * s for s in range(4)} for x in (1.0, 3.0))
+  strata, _, _ = units(item('cola', one), item('cola', other))
+  assert strata == [(1.0, [[0.0, 2.0, 4.0, 6.0]])]
+  # A run that has no number of one of them is in none.
+  strata, _, _ = units(item('cola', one), item('cola', {(0, 1): 3.0}))
+  assert strata == [(1.0, [[2.0]])]
+
+
+def test_a_seed_that_a_task_lacks_is_in_no_mean():
+  one = {(0, 0): 1.0, (0, 1): 2.0, (1, 0): 100.0}
+  other = {(0, 0): 3.0, (0, 1): 5.0}
+  strata, _, count = units(item('cola', one), item('qnli', other))
+  assert strata == [(0.5, [[1.0, 2.0]]), (0.5, [[3.0, 5.0]])]
+  assert count == 1
+  assert units(item('cola', one), item('qnli', {(2, 0): 1.0}))[0] == []
+
+
+@pytest.mark.parametrize('sizes', [(5, 2), (2, 2), (5, 5, 2, 2)])
+def test_intervals_of_means_over_tasks_hold_the_truth_in_95_of_100(sizes):
+  random, studies = np.random.default_rng(0), 300
+  inside = np.zeros(studies, bool)
+  for number in range(studies):
+    strata = [
+      (1 / len(sizes), [random.normal(scale=1 + task, size=n)])
+      for task, n in enumerate(sizes)
+    ]
+    found = lib.mean_difference(strata, draws=200)
+    inside[number] = found.low <= 0 <= found.high
+  # Three standard errors of the count; wider is no fault.
+  assert inside.mean() >= 0.95 - 3 * np.sqrt(0.95 * 0.05 / studies)
+
+
+def test_strata_of_equal_freedom_are_students_t():
+  one, other = [1.0, 2.0, 4.0], [3.0, 7.0, 5.0]
+  found = lib.mean_difference([(0.5, [one]), (0.5, [other])])
+  assert found.df == pytest.approx(2, abs=1e-5)
+  error = np.sqrt((np.var(one, ddof=1) + np.var(other, ddof=1)) / 3) / 2
+  half = stats.t.ppf(0.975, 2) * error
+  assert found.low == pytest.approx(found.estimate - half)
+  assert found.p == pytest.approx(2 * stats.t.sf(found.estimate / error, 2))

@@ -5,7 +5,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from shared_bert.study import comparisons, families, judgement, scores
+from shared_bert.study import (
+  comparisons,
+  families,
+  judgement,
+  scores,
+  settings,
+)
 from shared_bert.study.comparisons import Comparison
 from shared_bert.study.judgement import Verdict
 from shared_bert.study.scores import Order, Run
@@ -67,7 +73,7 @@ class Analysis:
     pretraining: by model.
     noise: by kind, by model, the mean over `noise_tasks` of each measure.
     noise_tasks: by kind, tasks that all models have it of.
-    outside: by data set, by model.
+    outside: by task and data set, by model.
     comparisons: all.
     verdicts: on the claims.
   """
@@ -85,7 +91,7 @@ class Analysis:
   pretraining: dict[str, Pretraining]
   noise: dict[str, dict[str, dict[str, Spread]]]
   noise_tasks: dict[str, list[str]]
-  outside: dict[str, dict[str, Spread]]
+  outside: dict[tuple[str, str], dict[str, Spread]]
   comparisons: list[Comparison]
   verdicts: list[Verdict]
 
@@ -97,6 +103,22 @@ class Analysis:
   def family(self, *names: str) -> list[Comparison]:
     """The comparisons of some families."""
     return [c for c in self.comparisons if c.family in names]
+
+  def of_measures(
+    self, *measures: str, squad: bool = False
+  ) -> list[Comparison]:
+    """The comparisons of some measures.
+
+    Args:
+      measures: see `Comparison`.
+      squad: of scores, whether those of SQuAD or those of GLUE.
+    """
+    return [
+      c
+      for c in self.comparisons
+      if c.measure in measures
+      and (c.measure != 'score' or squad == (set(c.tasks) <= set(scores.SQUAD)))
+    ]
 
 
 def analyse(findings: Mapping[str, Any]) -> Analysis:
@@ -257,9 +279,14 @@ def _missing(
     lacking = [str(s) for s in sorted(seeds) if (model, s) not in done]
     if lacking:
       sentences.append(f'{model}: no pre-training of seed {", ".join(lacking)}')
-  seeds = {
-    task: {r['seed'] for r in tunings if r['task'] == task} for task in tasks
-  }
+  config = findings.get('config') or {}
+  seeds = {}
+  for task in tasks:
+    key = (
+      'small_task_seeds' if task in settings.SMALL_TASKS else 'finetune_seeds'
+    )
+    own = {r['seed'] for r in tunings if r['task'] == task}
+    seeds[task] = own and own | set(config.get(key) or ())
   sentences += [f'{task}: no run' for task in tasks if not seeds[task]]
   for model in models:
     some, none = [], []
@@ -320,13 +347,13 @@ def _noise(
 
 def _outside(
   runs: Sequence[Run], models: Sequence[str]
-) -> dict[str, dict[str, Spread]]:
-  values: dict[str, dict[str, list[float]]] = {}
+) -> dict[tuple[str, str], dict[str, Spread]]:
+  values: dict[tuple[str, str], dict[str, list[float]]] = {}
   for run in runs:
     for name, measures in families.outside_of(run).items():
-      of_model = values.setdefault(name, {}).setdefault(run.model, [])
-      of_model.append(measures['outside'])
+      of_models = values.setdefault((run.task, name), {})
+      of_models.setdefault(run.model, []).append(measures['outside'])
   return {
-    name: {model: spread(v[model]) for model in models if model in v}
-    for name, v in values.items()
+    key: {model: spread(v[model]) for model in models if model in v}
+    for key, v in values.items()
   }

@@ -7,11 +7,11 @@ more is better, but for `loss` and `seconds`.
 
 import dataclasses
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from shared_bert.study.scores import Pair
-from shared_bert.study.statistics import Difference, difference
+from shared_bert.study.statistics import Difference, mean_difference
 
 # From so many on, pre-training seeds are the units of a comparison.
 MIN_PRETRAINED = 3
@@ -33,7 +33,12 @@ class Comparison:
       (then it is conditional on these pre-trained models) or `round`.
     pretrained: how many pre-training seeds are in it.
     difference: None where there is no pair.
+    means: of both models, over the pairs that the difference is of.
+    left_out: tasks or sets that tell nothing and are not in it.
+    collapsed: `MODEL on TASK` that are in it, though most of these runs are no
+      better than one answer for all examples.
     p_holm: p-value corrected over the family.
+    family_size: over how many p-values.
     cannot: why it cannot tell whatever the numbers, or None.
   """
 
@@ -46,7 +51,11 @@ class Comparison:
   unit: str
   pretrained: int
   difference: Difference | None
+  means: tuple[float, float] | None = None
+  left_out: list[str] = dataclasses.field(default_factory=list)
+  collapsed: list[str] = dataclasses.field(default_factory=list)
   p_holm: float | None = None
+  family_size: int = 0
   cannot: str | None = None
 
   @property
@@ -56,51 +65,85 @@ class Comparison:
     return '/'.join(parts)
 
 
+# What two runs of the same seeds have.
+Both = tuple[float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+  """What a mean is over: a task, a task under a kind of noise, a set.
+
+  Attributes:
+    task: whose runs it is measured on.
+    pairs: numbers of both models by their seeds.
+    weight: in the mean.
+  """
+
+  task: str
+  pairs: Mapping[Pair, Both]
+  weight: float = 1.0
+
+
 def paired(
   one: Mapping[Pair, float], other: Mapping[Pair, float]
-) -> dict[Pair, float]:
-  """Differences of runs of the same seeds, whatever their order."""
-  return {pair: one[pair] - other[pair] for pair in one if pair in other}
+) -> dict[Pair, Both]:
+  """Numbers of runs of the same seeds, whatever their order."""
+  return {pair: (one[pair], other[pair]) for pair in one if pair in other}
 
 
-def grouped(
-  items: Sequence[Mapping[Pair, float]], weights: Sequence[float]
-) -> tuple[list[list[float]], str, int]:
-  """The units of a weighted mean over items, such as tasks.
+# Weight and groups of a stratum, as `statistics.mean_difference` takes them.
+Strata = list[tuple[float, list[list[float]]]]
+
+
+def units(
+  items: Sequence[Item], value: Callable[[Both], float]
+) -> tuple[Strata, str, int]:
+  """The units of a weighted mean over items.
+
+  With at least three pre-training seeds that all items have, a unit is the mean
+  of one over items and fine-tuning seeds. Else it is a pair of runs, in groups
+  by pre-training seed: the runs of one task have the pre-trained model in
+  common with those of another, and nothing else, so each task is a stratum; the
+  items of one task are measured on the same runs and are a mean of each pair.
 
   Args:
-    items: paired differences of each.
-    weights: of each.
+    items: one or more.
+    value: of a pair, such as its difference.
 
   Returns:
-    Groups for `statistics.difference`, what a unit is, and the number of
-    pre-training seeds. With at least three of these that have every item, a
-    unit is the mean of one over its fine-tuning seeds; else it is a pair of
-    seeds that has every item, grouped by pre-training seed.
+    Strata, none where no pre-training seed has all items; what a unit is; and
+    the number of pre-training seeds.
   """
-  total = sum(weights)
-
-  def mean(values: Iterable[float]) -> float:
-    return sum(w * v for w, v in zip(weights, values, strict=True)) / total
-
-  by_seed: list[dict[int, list[float]]] = []
-  for item in items:
-    seeds: dict[int, list[float]] = {}
-    for (seed, _), value in item.items():
-      seeds.setdefault(seed, []).append(value)
-    by_seed.append(seeds)
-  common = sorted(set.intersection(*(set(seeds) for seeds in by_seed)))
+  total = sum(item.weight for item in items)
+  seeds = [{seed for seed, _ in item.pairs} for item in items]
+  common = sorted(set.intersection(*seeds))
   if len(common) >= MIN_PRETRAINED:
-    values = [
-      mean(statistics.fmean(seeds[seed]) for seeds in by_seed)
+    means = [
+      sum(
+        item.weight
+        * statistics.fmean(
+          value(both) for (own, _), both in item.pairs.items() if own == seed
+        )
+        for item in items
+      )
+      / total
       for seed in common
     ]
-    return [values], 'pre-training seed', len(common)
-  pairs = sorted(set.intersection(*(set(item) for item in items)))
-  groups: dict[int, list[float]] = {}
-  for pair in pairs:
-    groups.setdefault(pair[0], []).append(mean(item[pair] for item in items))
-  return list(groups.values()), 'fine-tuning seed', len(groups)
+    return [(1.0, [means])], 'pre-training seed', len(common)
+  strata: Strata = []
+  for task in dict.fromkeys(item.task for item in items):
+    its = [item for item in items if item.task == task]
+    weight = sum(item.weight for item in its)
+    groups: dict[int, list[float]] = {}
+    for pair in sorted(set.intersection(*(set(item.pairs) for item in its))):
+      if pair[0] in common:
+        mean = sum(item.weight * value(item.pairs[pair]) for item in its)
+        groups.setdefault(pair[0], []).append(mean / weight)
+    if len(groups) < len(common):
+      return [], 'fine-tuning seed', 0
+    if groups:
+      strata.append((weight / total, list(groups.values())))
+  return strata, 'fine-tuning seed', len(common)
 
 
 def compare(
@@ -108,9 +151,7 @@ def compare(
   measure: str,
   about: str,
   models: tuple[str, str],
-  tasks: Sequence[str],
-  items: Sequence[Mapping[Pair, float]],
-  weights: Sequence[float] | None = None,
+  items: Sequence[Item],
 ) -> Comparison:
   """A comparison, before Holm's correction.
 
@@ -119,14 +160,32 @@ def compare(
     measure: see `Comparison`.
     about: see `Comparison`.
     models: one and the other.
-    tasks: see `Comparison`.
-    items: paired differences of each item.
-    weights: of each item, all alike unless given.
+    items: what the mean is over.
   """
-  groups, unit, count = grouped(items, weights or [1.0] * len(items))
-  found = difference(groups) if groups else None
-  return Comparison(
-    family, measure, about, *models, list(tasks), unit, count, found
+  strata, unit, count = units(items, lambda both: both[0] - both[1])
+  found = Comparison(
+    family,
+    measure,
+    about,
+    *models,
+    list(dict.fromkeys(item.task for item in items)),
+    unit,
+    count,
+    mean_difference(strata) if strata else None,
+  )
+  if strata:
+    found.means = (
+      _mean(units(items, lambda both: both[0])[0]),
+      _mean(units(items, lambda both: both[1])[0]),
+    )
+  return found
+
+
+def _mean(strata: Strata) -> float:
+  """The mean as `statistics.mean_difference` weights it."""
+  return sum(
+    weight * statistics.fmean(map(statistics.fmean, groups))
+    for weight, groups in strata
   )
 
 

@@ -1,5 +1,6 @@
 """Every comparison of a study, in its family, corrected for their number."""
 
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ from shared_bert.data.outside import OUTSIDE
 from shared_bert.study import scores
 from shared_bert.study.comparisons import (
   Comparison,
+  Item,
   baseline_of,
   compare,
   paired,
@@ -19,7 +21,7 @@ from shared_bert.study.statistics import difference, holm
 SMALL_TASKS = ('mrpc', 'cola', 'stsb')
 
 FAMILIES = {
-  'planned': 'means over GLUE tasks that claims are about',
+  'planned': 'what the claims about quality are about',
   'tasks': 'GLUE tasks × models to the baseline, and the other means',
   'squad': 'SQuAD × models to the baseline',
   'noise': 'kinds of noise × models to the baseline × two measures',
@@ -27,6 +29,14 @@ FAMILIES = {
   'pretraining': 'held-out loss × models to the baseline',
   'time': 'seconds × models to the baseline',
 }
+
+_BLIND = (
+  'most runs of both models are no better than one answer for all examples'
+)
+_ONE_BLIND = (
+  'most runs of one of the models are no better than one answer for all '
+  'examples, and who has learnt nothing loses nothing'
+)
 
 
 def _others(findings: Mapping[str, Any]) -> list[str]:
@@ -42,40 +52,45 @@ def _of_tasks(
   tasks: Iterable[str],
   about: str | None = None,
 ) -> Comparison | None:
-  """A comparison of the mean over those tasks that have pairs."""
+  """A comparison of the mean over those tasks that have pairs.
+
+  A task on which most runs of both models collapsed tells nothing of either,
+  and would only make their mean look surer: it is left out, and named.
+  """
   one, other = models
-  items = {
+  pairs = {
     task: paired(
       scores.by_pair(runs, one, task), scores.by_pair(runs, other, task)
     )
     for task in tasks
   }
-  items = {task: item for task, item in items.items() if item}
-  if not items:
+  pairs = {task: its for task, its in pairs.items() if its}
+  if not pairs:
     return None
-  if len(items) == 1:
-    called, weights = next(iter(items)), dict.fromkeys(items, 1.0)
-  else:
-    called, weights = scores.task_weights(runs, items)
+  collapsed = {
+    task: [m for m in models if scores.mostly_collapsed(runs, m, task)]
+    for task in pairs
+  }
+  left_out = [task for task in pairs if len(collapsed[task]) == len(models)]
+  kept = [task for task in pairs if task not in left_out]
+  named = kept or list(pairs)
+  called, weights = named[0], {}
+  if len(named) > 1:
+    called, weights = scores.task_weights(runs, named)
   found = compare(
     family,
     'score',
     f'{about}: {called}' if about else called,
     models,
-    list(items),
-    list(items.values()),
-    [weights[task] for task in items],
+    [Item(task, pairs[task], weights.get(task, 1.0)) for task in named],
   )
-  collapsed = [
-    task
-    for task in items
-    if any(scores.mostly_collapsed(runs, model, task) for model in models)
-  ]
-  if 2 * len(collapsed) > len(items):
-    found.cannot = (
-      'most runs of a model are no better than one answer for all examples '
-      'on ' + ', '.join(collapsed)
-    )
+  if not kept:
+    found.cannot = f'{_BLIND} on {", ".join(named)}'
+  else:
+    found.left_out = left_out
+    found.collapsed = [
+      f'{model} on {task}' for task in kept for model in collapsed[task]
+    ]
   return found
 
 
@@ -102,14 +117,19 @@ def of_scores(findings: Mapping[str, Any], runs: Sequence[Run]) -> list:
     if subject != baseline and len(small) < len(counted):
       models = subject, baseline
       found.append(_of_tasks(runs, 'planned', models, small, 'small tasks'))
+  if subject and subject != baseline and squad:
+    found.append(_of_tasks(runs, 'planned', (subject, baseline), squad))
   for model in _others(findings):
     models = model, baseline
-    found += [_of_tasks(runs, 'tasks', models, [task]) for task in glue]
-    if model != subject and len(counted) > 1:
-      found.append(_of_tasks(runs, 'tasks', models, counted))
-    found += [_of_tasks(runs, 'squad', models, [task]) for task in squad]
-    if model == subject and len(squad) > 1:
-      found.append(_of_tasks(runs, 'squad', models, squad))
+    # A single task of the subject is what was planned already.
+    for family, chosen, among in (
+      ('tasks', glue, counted),
+      ('squad', squad, squad),
+    ):
+      if model != subject or chosen != among or len(chosen) > 1:
+        found += [_of_tasks(runs, family, models, [task]) for task in chosen]
+      if model != subject and len(among) > 1:
+        found.append(_of_tasks(runs, family, models, among))
   return found
 
 
@@ -161,8 +181,6 @@ def _measured(
 def of_robustness(findings: Mapping[str, Any], runs: Sequence[Run]) -> list:
   """Comparisons under noise and out of domain.
 
-  Tasks and sets on which most runs of either model are no better than one
-  answer for all examples are left out: who has learnt nothing loses nothing.
   A set of the training set's own domain is in no comparison.
   """
   baseline, subject = baseline_of(findings), subject_of(findings)
@@ -178,12 +196,16 @@ def of_robustness(findings: Mapping[str, Any], runs: Sequence[Run]) -> list:
       if name not in OUTSIDE or not OUTSIDE[name].is_inside
     ]
     for model in _others(findings):
-      wholes = [names] if model == subject and len(names) > 1 else []
-      for chosen in [[name] for name in names] + wholes:
+      each = [(family, [name]) for name in names]
+      if model == subject:
+        # The mean over all is what claims are about.
+        each = [('planned', names)] + (each if len(names) > 1 else [])
+      for chosen_family, chosen in each:
         for measure in measures:
           keys = [key for key in measured if key[1] in chosen]
+          models = model, baseline
           found.append(
-            _of_keys(runs, measured, keys, family, measure, (model, baseline))
+            _of_keys(runs, measured, keys, chosen_family, measure, models)
           )
   return found
 
@@ -196,35 +218,46 @@ def _of_keys(
   measure: str,
   models: tuple[str, str],
 ) -> Comparison | None:
-  items, collapsed = {}, []
+  """A comparison of a mean over tasks and kinds of noise or sets.
+
+  Left out is where both models have learnt nothing; from what noise changes,
+  where one of them has: who has learnt nothing loses nothing.
+  """
+  items, left_out, collapsed = {}, [], []
   for key in keys:
+    task, _ = key
     of_models = measured[key].get(measure, {})
     one, other = (of_models.get(model, {}) for model in models)
-    if not (item := paired(one, other)):
+    if not (pairs := paired(one, other)):
       continue
-    if any(_has_learnt_nothing(runs, model, *key) for model in models):
-      collapsed.append(key)
+    blind = [m for m in models if _has_learnt_nothing(runs, m, *key)]
+    enough = 1 if measure == 'noise_change' else len(models)
+    if len(blind) >= enough:
+      left_out.append(key)
     else:
-      items[key] = item
-  names = ', '.join(dict.fromkeys(name for _, name in items or keys))
-  if not items and not collapsed:
+      items[key] = Item(task, pairs)
+      collapsed += [f'{model} on {task}' for model in blind]
+  if not items and not left_out:
     return None
+  names = ', '.join(dict.fromkeys(name for _, name in items or left_out))
   if not items:
-    tasks = list(dict.fromkeys(task for task, _ in collapsed))
-    return Comparison(
-      family,
-      measure,
-      names,
-      *models,
-      tasks,
-      'fine-tuning seed',
-      0,
-      None,
-      cannot='most runs of a model are no better than one answer for all '
-      'examples',
+    tasks = list(dict.fromkeys(task for task, _ in left_out))
+    found = Comparison(
+      family, measure, names, *models, tasks, 'fine-tuning seed', 0, None
     )
-  tasks = list(dict.fromkeys(task for task, _ in items))
-  return compare(family, measure, names, models, tasks, list(items.values()))
+    found.cannot = _BLIND if measure != 'noise_change' else _ONE_BLIND
+    return found
+  found = compare(family, measure, names, models, list(items.values()))
+  # Of a kind of noise the tasks, of other data the sets.
+  by = 1 if measure == 'outside' else 0
+  there = {key[by] for key in items}
+  found.left_out = [
+    name
+    for name in dict.fromkeys(key[by] for key in left_out)
+    if name not in there
+  ]
+  found.collapsed = list(dict.fromkeys(collapsed))
+  return found
 
 
 def _has_learnt_nothing(
@@ -253,8 +286,9 @@ def of_pretraining(findings: Mapping[str, Any]) -> list:
   baseline = baseline_of(findings)
   found = []
   for model in _others(findings):
-    item = paired(losses.get(model, {}), losses.get(baseline, {}))
-    if item:
+    pairs = paired(losses.get(model, {}), losses.get(baseline, {}))
+    if pairs:
+      ours, theirs = zip(*pairs.values(), strict=True)
       found.append(
         Comparison(
           'pretraining',
@@ -264,8 +298,9 @@ def of_pretraining(findings: Mapping[str, Any]) -> list:
           baseline,
           [],
           'pre-training seed',
-          len(item),
-          difference([list(item.values())]),
+          len(pairs),
+          difference([[a - b for a, b in pairs.values()]]),
+          (statistics.fmean(ours), statistics.fmean(theirs)),
         )
       )
   return found
@@ -323,13 +358,14 @@ def all_comparisons(
   ]
   for family in FAMILIES:
     p_values = {
-      comparison.name: comparison.difference.p
-      for comparison in found
+      str(number): comparison.difference.p
+      for number, comparison in enumerate(found)
       if comparison.family == family
       and not comparison.cannot
       and comparison.difference
       and comparison.difference.p is not None
     }
-    for name, p in holm(p_values).items():
-      next(c for c in found if c.name == name).p_holm = p
+    for number, p in holm(p_values).items():
+      found[int(number)].p_holm = p
+      found[int(number)].family_size = len(p_values)
   return found

@@ -97,7 +97,7 @@ def _differences(analysis: Analysis, figure: 'Figure') -> bool:
   chosen = [
     c
     for c in analysis.family('tasks', 'squad', 'planned')
-    if c.difference and c.other == analysis.baseline
+    if c.measure == 'score' and c.difference and c.other == analysis.baseline
   ]
   abouts = list(dict.fromkeys(c.about for c in chosen))
   models = [m for m in analysis.models if any(c.one == m for c in chosen)]

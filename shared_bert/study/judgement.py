@@ -18,12 +18,17 @@ RULE = (
   'on its side of 0 and the p-value, corrected by Holm over its family, is '
   f'below {LEVEL}; it **does not hold** if both are so on the other side; else '
   'it **cannot be told**. Whatever the interval, it cannot be told either '
-  'where most runs collapsed, where fewer than '
+  'where most runs of both models collapsed, where fewer than '
   f'{comparisons.MIN_PRETRAINED} pre-training seeds are shared (the interval '
   'is then one of these pre-trained models, and the claim is about '
   'mechanisms), or where a model that is compared does not use the order of '
-  'words on every pre-training seed. What the interval alone would give is '
-  'then said beside it.'
+  'words on every pre-training seed, or that was not measured. What the '
+  'interval alone would give is then said beside it. A run has collapsed where '
+  'it is no better than one answer for all examples: its accuracy is not more '
+  'than a standard error above that of the commonest class, its Matthews '
+  'correlation not more than one above 0, or not a word of an answer is found. '
+  'A task on which most runs of both models collapsed is left out of a mean '
+  'and named.'
 )
 
 # From this ratio of times on, what is saved is not one tenth, rounded.
@@ -33,9 +38,10 @@ _TENTH = 0.95
 # 128 on.
 _POINTS = 1.0
 
-_LIMITS = {
+LIMITS = {
   'none': 'does not use the order of words',
   'mixed': 'uses the order of words on some seeds only',
+  'unknown': 'was not measured for the order of words on every seed',
 }
 
 
@@ -151,7 +157,7 @@ def _of_time(
   claim: Claim, findings: Mapping[str, Any], found: Sequence[Comparison]
 ) -> Verdict:
   comparison = _find(
-    findings, found, 'time', 'seconds', lambda c: c.about == 'pretrain'
+    findings, found, 'seconds', lambda c: c.about == 'pretrain'
   )
   if comparison is None or comparison.difference is None:
     return Verdict(claim, OPEN, OPEN, [], 'Time was not measured.')
@@ -163,9 +169,10 @@ def _of_time(
     elif low + 1 > _TENTH:
       verdict = FAILS
   sentence = (
-    f'{wording.describe(comparison)}. It holds if the interval lies '
-    f'below {wording.signed(_TENTH - 1)}, from where on it rounds to a tenth, '
-    'does not if it lies above; on this machine, at this size.'
+    f'{wording.describe(comparison)}. It holds if the interval lies below '
+    f'{wording.signed(_TENTH - 1)}, from where on it rounds to a tenth or '
+    'more, does not if it lies above; on this machine, at this size, with the '
+    'rows that the table of times names.'
   )
   return Verdict(claim, verdict, verdict, [], sentence, comparison.name)
 
@@ -173,24 +180,26 @@ def _of_time(
 def _find(
   findings: Mapping[str, Any],
   found: Sequence[Comparison],
-  family: str,
   measure: str,
   also: Callable[[Comparison], bool] = lambda comparison: True,
   rival: str | None = None,
 ) -> Comparison | None:
-  """The last such comparison of the subject: the one of most kinds or sets."""
+  """The comparison of the subject that a claim is about."""
   models = (
     comparisons.subject_of(findings),
     rival or comparisons.baseline_of(findings),
   )
-  chosen = [
-    c
-    for c in found
-    if (c.family, c.measure) == (family, measure)
-    and (c.one, c.other) == models
-    and also(c)
-  ]
-  return chosen[-1] if chosen else None
+  return next(
+    (
+      c
+      for c in found
+      if c.family in ('planned', 'time')
+      and c.measure == measure
+      and (c.one, c.other) == models
+      and also(c)
+    ),
+    None,
+  )
 
 
 def _comparison_of(
@@ -199,30 +208,32 @@ def _comparison_of(
   def is_small(comparison: Comparison) -> bool:
     return comparison.about.startswith('small tasks')
 
+  def is_squad(comparison: Comparison) -> bool:
+    return set(comparison.tasks) <= set(scores.SQUAD)
+
+  def is_glue(comparison: Comparison) -> bool:
+    return not is_small(comparison) and not is_squad(comparison)
+
   match claim.key:
     case 'glue_symmetric' | 'glue_pairwise' | 'narrow':
       name = claim.key.removeprefix('glue_')
       rival = comparisons.variant_of(findings, name)
       if rival is None:
         return None
-      return _find(findings, found, 'planned', 'score', rival=rival)
+      return _find(findings, found, 'score', is_glue, rival)
     case 'glue_standard':
-      return _find(
-        findings, found, 'planned', 'score', lambda c: not is_small(c)
-      )
+      return _find(findings, found, 'score', is_glue)
     case 'small_tasks':
-      one = _find(findings, found, 'planned', 'score', is_small)
+      one = _find(findings, found, 'score', is_small)
       # Where no other tasks were run, the mean over all is theirs.
-      whole = _find(findings, found, 'planned', 'score')
+      whole = _find(findings, found, 'score', is_glue)
       if one or not whole or not set(whole.tasks) <= set(families.SMALL_TASKS):
         return one
       return whole
     case 'squad':
-      return _find(findings, found, 'squad', 'score')
-    case 'outside':
-      return _find(findings, found, 'outside', 'outside')
+      return _find(findings, found, 'score', is_squad)
     case _:
-      return _find(findings, found, 'noise', claim.key)
+      return _find(findings, found, claim.key)
 
 
 def _of_quality(
@@ -232,14 +243,14 @@ def _of_quality(
   if comparison is None:
     return Verdict(claim, OPEN, OPEN, [], 'Not run.')
   shown = rule(comparison, claim.sign)
-  sentences = [f'{wording.describe(comparison)}.']
+  sentences = [f'{wording.describe(comparison)}.', *wording.asides(comparison)]
   if shown == OPEN:
     sentences.append(wording.why_not_told(comparison))
   sentences.append(_sizes(claim, comparison))
   limits = [
-    f'{model} {_LIMITS[order.status]}'
+    f'{model} {LIMITS[order.status]}'
     for model in (comparison.one, comparison.other)
-    if (order := scores.word_order(findings, model)).status in _LIMITS
+    if (order := scores.word_order(findings, model)).status in LIMITS
   ]
   if conditional := wording.conditional(comparison):
     limits.append(conditional)
@@ -255,9 +266,11 @@ def _of_quality(
 
 
 def _sizes(claim: Claim, comparison: Comparison) -> str:
-  """Whether the sizes that the paper has lie in the interval."""
+  """Whether the paper's sizes, of GLUE's mean, lie in the interval."""
   found = comparison.difference
   if not claim.sizes or found is None or found.low is None:
+    return ''
+  if wording.conditional(comparison) or 'GLUE (' not in comparison.about:
     return ''
   assert found.high is not None
   low, high = found.low, found.high

@@ -107,13 +107,26 @@ def _what(analysis: Analysis) -> str:
 
 
 def _counted(verdicts: Sequence[Verdict]) -> str:
+  # Two are a matter of counting, one is another reading of one before it, and
+  # one is a control of ours.
+  measured = [v for v in verdicts if v.claim.is_measured]
   counts = {
-    word: sum(v.verdict == word for v in verdicts)
+    word: sum(v.verdict == word for v in measured)
     for word in (judgement.HOLDS, judgement.FAILS, judgement.OPEN)
   }
-  return f'Of {len(verdicts)} claims: ' + ', '.join(
-    f'{count} “{word}”' for word, count in counts.items()
+  text = (
+    f'Of {len(measured)} claims of the paper that measuring decides: '
+    + ', '.join(f'{count} “{word}”' for word, count in counts.items())
   )
+  quality = [
+    v for v in measured if v.comparison and v.claim.key != 'training_time'
+  ]
+  if quality and all(v.limits for v in quality):
+    text += (
+      '; none about quality could be told here, whatever was measured, for '
+      'want of pre-training seeds or of models that use the order of words'
+    )
+  return text
 
 
 def _short(analysis: Analysis, verdict: Verdict) -> str:
@@ -125,12 +138,14 @@ def _short(analysis: Analysis, verdict: Verdict) -> str:
     return text if verdict.sentence != 'Not run.' else f'{text} (not run)'
   found, digits = c.difference, wording.digits_of(c)
   if found is None:
-    return f'{text} (most runs collapsed)'
+    return f'{text} ({"most runs collapsed" if c.cannot else "no pairs"})'
   parts = [signed(found.estimate, digits)]
   if found.low is not None:
     parts[0] += f', 95 % {wording.interval(c)}'
   if c.family == 'planned' and 'GLUE (' not in c.about:
-    parts.append(c.about)
+    parts.append(wording.about(c))
+  if c.left_out:
+    parts.append(f'without {listed(c.left_out)}')
   if verdict.shown != verdict.verdict:
     parts.append(f'by the interval alone: {verdict.shown}')
   if wording.conditional(c):

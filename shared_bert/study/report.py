@@ -120,7 +120,10 @@ def json_text(analysis: Analysis) -> str:
     'pretraining': analysis.pretraining,
     'noise': analysis.noise,
     'noise_tasks': analysis.noise_tasks,
-    'outside': analysis.outside,
+    'outside': {
+      f'{task}/{name}': found
+      for (task, name), found in analysis.outside.items()
+    },
     'missing': analysis.missing,
     'notes': analysis.notes,
   }

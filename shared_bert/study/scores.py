@@ -166,6 +166,28 @@ def _key(record: Mapping[str, Any]) -> tuple:
   return tuple(record[name] for name in names)
 
 
+def constant(task: str, share: float) -> float:
+  """What one answer for all examples scores, of a task of GLUE, 0 to 100.
+
+  Args:
+    task: of classes.
+    share: of the commonest class. MRPC's is that of paraphrases, QQP's is not,
+      and F1 is that of paraphrases.
+  """
+  rates = {'matthews': 0.0, 'accuracy': share}
+  rates['f1'] = 2 * share / (1 + share) if task == 'mrpc' else 0.0
+  return 100 * statistics.fmean(rates[name] for name in metrics_of(task))
+
+
+def metrics_of(task: str) -> tuple[str, ...]:
+  """What the headline number of a task of classes is the mean of."""
+  columns = metrics_lib.GLUE_COLUMNS
+  return next(
+    (columns[name] for name in columns if name.partition('_')[0] == task),
+    ('accuracy',),
+  )
+
+
 def has_collapsed(record: Mapping[str, Any]) -> bool:
   """Whether a run is no better than one answer for all examples on a split.
 
@@ -306,7 +328,8 @@ class Order(NamedTuple):
 
   Attributes:
     gains: by seed, in nats; see `ORDER_GAIN`.
-    status: `uses` (all seeds), `none`, `mixed` or `unknown` (not measured).
+    status: `uses` (all seeds), `none`, `mixed` or `unknown` (not measured on
+      every seed).
   """
 
   gains: dict[int, float]
@@ -315,17 +338,19 @@ class Order(NamedTuple):
 
 def word_order(findings: Mapping[str, Any], model: str) -> Order:
   """What a model's pre-trainings gain from the order of words."""
-  gains = {}
+  gains, measured = {}, True
   for record in findings.get('pretrain') or []:
     context = record.get('context') or {}
-    if record['model'] != model:
+    if record['model'] != model or record.get('failed'):
       continue
     if all(is_number(context.get(name)) for name in ('shuffled', 'as_is')):
       gains[record['seed']] = context['shuffled'] - context['as_is']
+    else:
+      measured = False
   used = [gain >= ORDER_GAIN for gain in gains.values()]
-  if not used:
-    return Order(gains, 'unknown')
-  return Order(gains, 'uses' if all(used) else 'mixed' if any(used) else 'none')
+  if not all(used):
+    return Order(gains, 'mixed' if any(used) else 'none')
+  return Order(gains, 'uses' if used and measured else 'unknown')
 
 
 def is_untrained(findings: Mapping[str, Any], model: str) -> bool:

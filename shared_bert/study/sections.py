@@ -6,11 +6,12 @@ in it; where a part was not run, its section says so.
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from shared_bert.data.outside import OUTSIDE
 from shared_bert.study import (
+  compared,
   comparisons,
   families,
   judgement,
@@ -19,11 +20,10 @@ from shared_bert.study import (
   wording,
 )
 from shared_bert.study.analysis import Analysis
-from shared_bert.study.comparisons import Comparison
 from shared_bert.study.figures import Pictures
 from shared_bert.study.settings import study_defaults
 from shared_bert.study.statistics import LEVEL
-from shared_bert.study.wording import listed, number
+from shared_bert.study.wording import number
 from shared_bert.training.workdir import flatten
 
 
@@ -65,7 +65,7 @@ def pretraining(analysis: Analysis, pictures: Pictures) -> list[str]:
     *_picture(pictures, 'pretraining', 'Held-out loss by steps, a line a seed'),
   ]
   chosen = analysis.family('pretraining')
-  return lines + _compared(chosen, 'less is better')
+  return lines + compared.section(analysis, chosen, 'less is better')
 
 
 def tasks(analysis: Analysis, pictures: Pictures) -> list[str]:
@@ -77,12 +77,15 @@ def tasks(analysis: Analysis, pictures: Pictures) -> list[str]:
   lines += [
     'Dev sets, × 100: the mean of the metrics that GLUE scores a task by, of '
     'MNLI the mean of both sets. Mean ± sample standard deviation (runs); '
-    '`*k`: k of the runs are no better than one answer for all examples.',
+    '`*k`: k of the runs are not more than a standard error better than one '
+    'answer for all examples. All runs are in it; a difference below is of '
+    'pairs of equal seeds alone, whose means stand beside it.',
     '',
     *tables.tasks(analysis, names),
     *tables.majority(analysis, names),
   ]
-  called = [c.about for c in analysis.family('planned') if len(c.tasks) > 1]
+  chosen = analysis.of_measures('score')
+  called = [c.about for c in chosen if len(c.tasks) > 1]
   if called and not any('GLUE (' in about for about in called):
     lines += [
       'Not all tasks of GLUE were run with all models, so a mean is of the '
@@ -99,7 +102,7 @@ def tasks(analysis: Analysis, pictures: Pictures) -> list[str]:
       *table,
     ]
   lines += ['### Differences', '']
-  lines += _compared(analysis.family('planned', 'tasks'), 'points')
+  lines += compared.section(analysis, chosen, 'points')
   return lines + _picture(
     pictures, 'differences', f'Differences to {analysis.baseline}'
   )
@@ -114,11 +117,14 @@ def noise(analysis: Analysis, pictures: Pictures) -> list[str]:
     'Of each curve of a task’s first metric over levels of noise the mean '
     'height (its area over its width), × 100, and what it is above the metric '
     'without noise; of MNLI on the matched set. Means '
-    'over tasks that all models have; a model that is no better than the '
-    'commonest class loses nothing, so such tasks are left out of differences.',
+    'over tasks that all models have. Of differences of scores a task is left '
+    'out where most runs of both models collapsed, of what noise changes where '
+    'those of one did: who has learnt nothing loses nothing.',
     '',
     *tables.noise(analysis),
-    *_compared(analysis.family('noise'), 'points'),
+    *compared.section(
+      analysis, analysis.of_measures('noise', 'noise_change'), 'points'
+    ),
   ]
   return lines + _picture(pictures, 'noise', 'Scores by level of noise')
 
@@ -130,15 +136,19 @@ def outside(analysis: Analysis) -> list[str]:
     return [*lines, 'No other data set was scored.', '']
   return [
     *lines,
+    'Of differences a set is left out where most runs of both models are no '
+    'better than one answer for all examples, on it or on the task that they '
+    'were trained on.',
+    '',
     *tables.outside(analysis),
     *(
       f'{name} is of the domain of its training set, to hold the others '
       'against, and in no comparison.'
-      for name in analysis.outside
+      for _, name in analysis.outside
       if name in OUTSIDE and OUTSIDE[name].is_inside
     ),
     '',
-    *_compared(analysis.family('outside'), 'points'),
+    *compared.section(analysis, analysis.of_measures('outside'), 'points'),
   ]
 
 
@@ -153,37 +163,10 @@ def squad(analysis: Analysis) -> list[str]:
     'Dev sets, per cent; mean ± sd (runs). Differences are of F1.',
     '',
     *tables.exact_matches(analysis, names),
-    *_compared(analysis.family('squad'), 'points'),
+    *compared.section(
+      analysis, analysis.of_measures('score', squad=True), 'points'
+    ),
   ]
-
-
-def _compared(chosen: Sequence[Comparison], unit: str) -> list[str]:
-  """A table of differences and what it comes to."""
-  if not chosen:
-    return ['No two models have runs of the same seeds yet.', '']
-  told = [c for c in chosen if judgement.rule(c) != judgement.OPEN]
-  names = dict.fromkeys(c.family for c in chosen)
-  corrected = listed(
-    [
-      f'“{families.FAMILIES[name]}” '
-      f'({sum(c.p_holm is not None for c in chosen if c.family == name)})'
-      for name in names
-    ]
-  )
-  lines = [
-    f'Differences of pairs of equal seeds, {unit}; corrected over {corrected}. '
-    f'{len(told)} of {len(chosen)} can be told from 0.',
-    '',
-    *tables.differences(chosen),
-  ]
-  if any(wording.conditional(c) for c in chosen):
-    lines += [
-      'Where fine-tuning seeds are the units, an interval is conditional on '
-      'the pre-trained models that it names: the variance of pre-training '
-      'cannot be told from them.',
-      '',
-    ]
-  return lines
 
 
 def verdicts(analysis: Analysis) -> list[str]:
@@ -215,8 +198,11 @@ def limits(analysis: Analysis) -> list[str]:
   """What the numbers cannot say."""
   config = analysis.findings.get('config') or {}
   size = wording.setting(config, 'model.size')
-  found = [c for c in analysis.comparisons if c.difference]
-  conditional = [c for c in found if wording.conditional(c)]
+  # All but times are of trained models.
+  found = [
+    c for c in analysis.comparisons if c.difference and c.measure != 'seconds'
+  ]
+  few = [c for c in found if c.pretrained < comparisons.MIN_PRETRAINED]
   lines = [
     'Intervals are of 95 %, over seeds, and not over examples: other dev sets '
     'would move all models, and seeds do not show it.',
@@ -238,12 +224,12 @@ def limits(analysis: Analysis) -> list[str]:
       'where a model fails oftener than another, its means are of what was '
       'left.'
     )
-  if conditional:
+  if few:
     lines.append(
-      f'{len(conditional)} of {len(found)} comparisons have fewer than '
-      f'{comparisons.MIN_PRETRAINED} pre-training seeds of both models in '
-      'common, so that their intervals are conditional on these pre-trained '
-      'models.'
+      f'{len(few)} of {len(found)} comparisons of trained models have fewer '
+      f'than {comparisons.MIN_PRETRAINED} pre-training seeds of both models in '
+      'common: an interval of scores is then conditional on these pre-trained '
+      'models, and one of losses has little to stand on.'
     )
   if size:
     lines.append(

@@ -2,16 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
-from shared_bert.study import judgement, scores, wording
+from shared_bert.study import scores, wording
 from shared_bert.study.analysis import Analysis
-from shared_bert.study.comparisons import Comparison
 from shared_bert.study.statistics import Spread
 from shared_bert.study.wording import number, percent, signed, table
 
+
 # What a comparison comes to in a table, by the verdict on its being above 0.
-_RESULTS = {judgement.HOLDS: 'above', judgement.FAILS: 'below'}
-
-
 def shown(value: Spread | None, digits: int = 2) -> str:
   """`mean ± sd (n)`, or a dash."""
   if value is None:
@@ -238,7 +235,8 @@ def majority(analysis: Analysis, names: Iterable[str]) -> list[str]:
       share, error = values['majority'], values['error']
       if share is not None:
         text += f', commonest class {number(100 * share)} %'
-      if error is not None:
+        text += f', which alone scores {number(scores.constant(task, share))}'
+      if error is not None and 'accuracy' in scores.metrics_of(task):
         text += f', standard error of one accuracy {number(error)}'
       parts.append(text)
     if parts:
@@ -308,12 +306,12 @@ def noise(analysis: Analysis) -> list[str]:
 def outside(analysis: Analysis) -> list[str]:
   """Scores on other data sets than that of training."""
   rows = []
-  for name, of_models in analysis.outside.items():
+  for (task, name), of_models in analysis.outside.items():
     for model, value in of_models.items():
       run = next(
         run
         for run in analysis.runs
-        if run.model == model
+        if (run.model, run.task) == (model, task)
         and name in scores.robustness_of(run.record)['outside']
       )
       entry = scores.robustness_of(run.record)['outside'][name]
@@ -321,7 +319,7 @@ def outside(analysis: Analysis) -> list[str]:
       rows.append(
         [
           name,
-          run.task,
+          task,
           model,
           shown(value),
           number(100 * share) if scores.is_number(share) else wording.NONE,
@@ -335,46 +333,6 @@ def outside(analysis: Analysis) -> list[str]:
     'mean ± sd (n)',
     'commonest class',
     'examples',
-  )
-  return table(head, rows, words=3)
-
-
-def differences(chosen: Sequence[Comparison]) -> list[str]:
-  """Comparisons with intervals, p-values and what they come to."""
-  rows = []
-  for c in chosen:
-    found, digits = c.difference, wording.digits_of(c)
-    result = _RESULTS.get(judgement.rule(c), judgement.OPEN)
-    if c.cannot:
-      result += ' (collapsed)'
-    elif result != judgement.OPEN and wording.conditional(c):
-      result += ' (these models)'
-    missed = wording.NONE
-    if result.startswith(judgement.OPEN) and found:
-      missed = number(found.detectable, digits)
-    rows.append(
-      [
-        wording.about(c),
-        f'{c.one} − {c.other}',
-        wording.units(c),
-        signed(found.estimate if found else None, digits),
-        wording.interval(c),
-        wording.p_value(found.p if found else None),
-        wording.p_value(c.p_holm),
-        result,
-        missed,
-      ]
-    )
-  head = (
-    'of',
-    'models',
-    'units',
-    'difference',
-    '95 %',
-    'p',
-    'by Holm',
-    'result',
-    '80 % would find',
   )
   return table(head, rows, words=3)
 

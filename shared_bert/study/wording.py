@@ -98,7 +98,7 @@ def digits_of(comparison: Comparison) -> int:
 def about(comparison: Comparison) -> str:
   """What was compared, without the models."""
   name = _PHASES.get(comparison.about, comparison.about)
-  if comparison.family == 'noise' and comparison.tasks:
+  if comparison.measure in ('noise', 'noise_change', 'outside'):
     name += f'; {", ".join(comparison.tasks)}'
   return _MEASURES[comparison.measure].format(name)
 
@@ -116,10 +116,34 @@ def units(comparison: Comparison) -> str:
   found = comparison.difference
   if found is None:
     return 'no pairs'
-  text = plural(found.n, comparison.unit)
   if comparison.unit == 'fine-tuning seed':
-    text += f' of {plural(comparison.pretrained, "pre-training seed")}'
-  return text
+    seeds_of = plural(comparison.pretrained, 'pre-training seed')
+    return f'{plural(found.n, "pair")} of runs of {seeds_of}'
+  return plural(found.n, comparison.unit)
+
+
+def means(comparison: Comparison) -> str:
+  """What both models have over the same pairs."""
+  if comparison.means is None:
+    return NONE
+  digits = digits_of(comparison)
+  one, other = (number(x, digits).replace('-', '−') for x in comparison.means)
+  return f'{one} / {other}'
+
+
+def asides(comparison: Comparison) -> list[str]:
+  """What is not in it, and what is in it though it tells little: sentences."""
+  found = []
+  if comparison.left_out:
+    found.append(
+      f'Without {listed(comparison.left_out)}, where most runs collapsed.'
+    )
+  if comparison.collapsed:
+    found.append(
+      f'Most runs of {listed(comparison.collapsed)} are no better than one '
+      'answer for all examples.'
+    )
+  return found
 
 
 def describe(comparison: Comparison) -> str:
@@ -151,18 +175,20 @@ def why_not_told(comparison: Comparison) -> str:
         'seed, or three pre-training seeds.'
       )
     return 'All differences are equal, which is no measure of their spread.'
-  text = (
-    f'With this spread and number, 80 % of studies find a difference of '
+  assert found.high is not None
+  if found.low > 0 or found.high < 0:
+    return (
+      'The interval leaves 0 out, which Holm’s correction for the '
+      f'{comparison.family_size} comparisons of its family takes back.'
+    )
+  who = 'studies'
+  if conditional(comparison):
+    who = 'studies with these pre-trained models'
+  return (
+    f'With this spread and number, 80 % of {who} find a difference of '
     f'{number(found.detectable, digits)} (one comparison, two-sided 5 %; '
     'Holm’s correction asks for more).'
   )
-  assert found.high is not None
-  if found.low > 0 or found.high < 0:
-    text = (
-      'The interval leaves 0 out, but of as many comparisons as its family has '
-      f'one such is to be expected by chance. {text}'
-    )
-  return text
 
 
 def conditional(comparison: Comparison) -> str:
