@@ -24,6 +24,7 @@ from shared_bert.study import cells as cells_lib
 from shared_bert.study import context, scores, settings
 from shared_bert.study.cells import Cell
 from shared_bert.study.records import Records
+from shared_bert.training import step_folders
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
@@ -185,22 +186,37 @@ def _make_start(
   """Trains again what a cell begins with, where only its record was kept."""
   its = cells_lib.finetune_config(config, cell, workdir, None)
   start = pathlib.Path(its.init_from)
-  if (start / 'results.json').exists():
-    return
   name = str(start.relative_to(workdir.absolute()))
   before = next(c for c in cells_lib.cells_of(config) if c.name == name)
   # Only one worker at a time: the others find it when they come.
-  while not (start / 'results.json').exists():
-    with contextlib.suppress(InUse):
+  while not _is_kept(start):
+    try:
       with workdir_lib.alone(_lock(workdir, name)):
-        say(f'{name} is done, and its checkpoint is gone: once more')
-        if before.task:
-          _finetune(before, config, workdir, records)
-        else:
-          pretrain_lib.pretrain(
-            cells_lib.pretrain_config(config, before), start
-          )
-    time.sleep(_POLL_SECONDS)
+        if not _is_kept(start):
+          say(f'{name} is done, and its checkpoint is gone: once more')
+          _train_again(before, config, workdir, records)
+    except InUse:
+      time.sleep(_POLL_SECONDS)
+
+
+def _is_kept(start: pathlib.Path) -> bool:
+  """Whether a run is complete and has a checkpoint to begin with."""
+  checkpoints = step_folders.published(start / 'checkpoints')
+  return (start / 'results.json').exists() and bool(checkpoints)
+
+
+def _train_again(
+  cell: Cell, config: ConfigDict, workdir: pathlib.Path, records: Records
+) -> None:
+  """Trains what a cell has a record of, and what it begins with, if need be."""
+  folder = workdir / cell.name
+  # Where these are, a run has nothing to do.
+  (folder / 'results.json').unlink(missing_ok=True)
+  if cell.task:
+    _make_start(cell, config, workdir, records)
+    finetune(_settings(cell, config, workdir, records), folder)
+  else:
+    pretrain_lib.pretrain(cells_lib.pretrain_config(config, cell), folder)
 
 
 def _finetune(
