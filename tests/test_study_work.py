@@ -2,7 +2,15 @@
 
 import pytest
 
-from shared_bert.study import cells, records, settings, work
+from shared_bert.study import (
+  cells,
+  findings,
+  records,
+  report,
+  settings,
+  work,
+)
+from shared_bert.study.analysis import analyse
 from tests.tiny_jobs import pretrain_config, shrink, write_glue
 
 
@@ -64,3 +72,43 @@ def test_a_checkpoint_of_mnli_is_kept_for_tasks_that_may_be_added(
   config.finetune.from_mnli = False
   work._clean_up(mnli, config, tmp_path)
   assert not checkpoints.exists()
+
+
+@pytest.mark.parametrize('together', [False, True])
+def test_a_grid_of_which_no_rate_trained_fails_what_waits_and_nothing_else(
+  config, tmp_path, together
+):
+  config.learning_rates, config.seeds_together = (1e-4, 3e-4), together
+  config.finetune.from_mnli, config.tasks = False, ('rte',)
+  config.small_task_seeds = (0, 1, 2)
+  settings.validate(config)
+  kept = records.Records(tmp_path)
+  pretraining, *tries, second, third = cells.cells_of(config)
+  kept.put(pretraining, {'loss': 1.0, 'accuracy': 0.5, 'metrics': {}})
+  for cell in tries:
+    kept.put(cell, {'failed': 'the loss is no longer finite'})
+  work.work(config, tmp_path)
+  for cell in (second, third):
+    why = records.Records(tmp_path).get(cell.name)['failed']
+    assert why.startswith('no rate of learning_rates trained to an end: ')
+  found = findings.collect(config, tmp_path)
+  assert [record['seed'] for record in found['finetune']] == [1, 2]
+  assert [record['seed'] for record in found['tries']] == [0, 0]
+  text = report.markdown(analyse(found), {})
+  assert 'fine-tuning seed 1 failed: no rate of learning_rates' in text
+
+
+def test_what_began_with_a_model_that_failed_says_so_before_its_grid(
+  config, tmp_path
+):
+  config.learning_rates, config.finetune_seeds = (1e-4, 3e-4), (0, 1)
+  settings.validate(config)
+  kept = records.Records(tmp_path)
+  pretraining, *others = cells.cells_of(config)
+  kept.put(pretraining, {'failed': 'the loss is no longer finite'})
+  work.work(config, tmp_path)
+  for cell in others:
+    why = records.Records(tmp_path).get(cell.name)['failed']
+    assert why == f'{pretraining.name} failed'
+  found = findings.collect(config, tmp_path)
+  assert 'failed' in report.markdown(analyse(found), {})
