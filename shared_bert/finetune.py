@@ -27,7 +27,7 @@ from shared_bert.interop.starting import open_start, weighted_by
 from shared_bert.model import flops, parameters
 from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import optimizer as optimizer_lib
-from shared_bert.training import processes
+from shared_bert.training import processes, seed_groups
 from shared_bert.training import run as run_lib
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.logging import say
@@ -71,8 +71,9 @@ def finetune_together(
 ) -> dict[int, dict[str, Any]]:
   """Runs the job of several seeds at once, each as `finetune` would alone.
 
-  Every compiled step is one of all the seeds that are not complete. Where one
-  is left, it runs alone.
+  Every compiled step is one of all the seeds that are not complete and stand at
+  the same step. Others go on apart, each from its own, so that nothing that is
+  saved is lost. Where one is left, it runs alone.
 
   Args:
     config: as for `finetune`; its `seed` does not count.
@@ -103,10 +104,15 @@ def finetune_together(
         runs[workdir] = one
       else:
         results[seed] = finished
-    if runs:
-      trained = _train(runs, options)
+    groups = seed_groups.groups_of(runs)
+    if len(groups) > 1:
+      seeds = [', '.join(str(runs[w].seed) for w in group) for group in groups]
+      say(f'apart       seeds {"; ".join(seeds)}: saved at different steps')
+    for group in groups:
+      trained = _train({workdir: runs[workdir] for workdir in group}, options)
       results |= {
-        one.seed: its for one, its in zip(runs.values(), trained, strict=True)
+        runs[workdir].seed: its
+        for workdir, its in zip(group, trained, strict=True)
       }
   return {seed: results[seed] for seed in workdirs}
 

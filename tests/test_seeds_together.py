@@ -234,10 +234,42 @@ def test_a_kill_between_the_saves_of_two_seeds_costs_steps_but_no_bits(
     assert_same_bits(killed[seed], whole[seed])
 
 
-def test_seeds_that_were_saved_at_no_step_in_common_are_left_alone(
-  dropping, whole, tmp_path
+def test_seeds_that_were_saved_at_no_step_in_common_go_on_from_their_own(
+  dropping, whole, tmp_path, capsys
 ):
   killed = as_killed(whole, tmp_path, steps=((3,), (6,)))
+  results = finetune_together(dropping, killed)
+  said = capsys.readouterr().out
+  for step in (3, 6):
+    assert f'resuming from step {step} in' in said
+  assert list(results) == list(SEEDS)
+  assert_as_alone(killed[SEEDS[0]], whole[SEEDS[0]])
+  assert_same_bits(killed[SEEDS[1]], whole[SEEDS[1]])
+
+
+def test_a_seed_that_was_begun_alone_loses_nothing_when_others_join(
+  dropping, whole, tmp_path, monkeypatch, capsys
+):
+  joined, (first, _) = folders(tmp_path), SEEDS
+  interrupted(
+    lambda: finetune(alone(dropping, first), joined[first]),
+    PackedRows,
+    monkeypatch,
+  )
+  (saved,) = (joined[first] / 'checkpoints').iterdir()
+  capsys.readouterr()
+  finetune_together(dropping, joined)
+  said = capsys.readouterr().out
+  assert f'resuming from step {saved.name} in' in said
+  for seed in SEEDS:
+    assert_as_alone(joined[seed], whole[seed])
+
+
+def test_seeds_without_an_intact_step_in_common_are_left_alone(
+  dropping, whole, tmp_path
+):
+  killed = as_killed(whole, tmp_path, steps=((3,), (3,)))
+  (killed[SEEDS[1]] / 'checkpoints' / '3' / 'manifest.json').write_text('{')
   with pytest.raises(UserError, match='seeds_together=False goes on with each'):
     finetune_together(dropping, killed)
   assert (killed[SEEDS[0]] / 'checkpoints' / '3').exists()
@@ -264,43 +296,6 @@ def test_a_loss_that_is_not_finite_stops_all_and_names_its_seed(
     finetune_together(config, folders(tmp_path / 'runs'))
   assert f'seed-{SEEDS[1]}/loss' in str(stopped.value)
   assert f'seed-{SEEDS[0]}/' not in str(stopped.value)
-
-
-def texts(count=400, seed=3):
-  """Arrays of short and long texts, as `encode_examples` makes them."""
-  lengths = np.clip(
-    np.random.default_rng(seed).lognormal(2.2, 0.5, count), 3, 32
-  ).astype(np.int32)
-  real = np.arange(32) < lengths[:, None]
-  return {
-    'input_ids': np.where(real, 7, 0).astype(np.int32),
-    'token_type_ids': np.zeros((count, 32), np.int32),
-    'segment_ids': real.astype(np.int32),
-    'lengths': lengths,
-    'labels': np.arange(count, dtype=np.int32) % 2,
-  }
-
-
-@pytest.mark.parametrize('rows_class', [Rows, PackedRows])
-def test_stacked_batches_are_each_seeds_own_in_few_shapes(rows_class):
-  arrays, seeds = texts(), (0, 1, 2, 3)
-
-  def rows_of(seed):
-    return rows_class(arrays, 16, seed, buckets=(16, 24))
-
-  rows, each = StackedRows(rows_of, seeds), [rows_of(seed) for seed in seeds]
-  shapes = set()
-  for step in range(60):
-    batch = rows(step)
-    shapes.add(batch['input_ids'].shape)
-    for n in range(len(seeds)):
-      own = each[n](step)
-      for name, array in own.items():
-        ours = batch[name][n]
-        inside = tuple(map(slice, np.minimum(array.shape, ours.shape)))
-        np.testing.assert_array_equal(ours[inside], array[inside])
-        assert np.count_nonzero(ours) == np.count_nonzero(array), name
-  assert len(shapes) <= 3
 
 
 @pytest.fixture(scope='module')

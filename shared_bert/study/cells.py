@@ -129,12 +129,11 @@ def _mnli_cell(config: ConfigDict, model: str, pretrain_seed: int) -> str:
 
 
 def is_started_from(config: ConfigDict, cell: Cell) -> bool:
-  """Whether other cells begin with what this one has trained."""
-  return not cell.task or (
-    cell.task == 'mnli'
-    and config.finetune.from_mnli
-    and any(task in STARTED_FROM_MNLI for task in config.tasks)
-  )
+  """Whether other cells begin with what this one has trained, or will.
+
+  Tasks that begin with MNLI may be added later.
+  """
+  return not cell.task or (cell.task == 'mnli' and config.finetune.from_mnli)
 
 
 def pretrain_config(config: ConfigDict, cell: Cell) -> ConfigDict:

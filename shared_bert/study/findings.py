@@ -84,5 +84,6 @@ def _chosen(cells: list[Cell], records: Records) -> dict[str, bool]:
       best = best_rate(cell, records)
       for name in cell.grid:
         rate = (records.get(name) or {}).get('learning_rate')
-        chosen[name] = rate == best
+        # Where all failed there is no best, and none of them has a rate.
+        chosen[name] = rate is not None and rate == best
   return chosen

@@ -1,6 +1,8 @@
 """What a study will do and how long that takes, before it starts."""
 
 import dataclasses
+import functools
+import json
 import pathlib
 import statistics
 from collections.abc import Iterable
@@ -9,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from shared_bert import config as config_lib
+from shared_bert import pretrain as pretrain_lib
 from shared_bert.study import cells as cells_lib
 from shared_bert.study import settings
 from shared_bert.study.cells import Cell
@@ -61,28 +64,56 @@ def make(
     cost: from `cost.measure`, on the whole machine; workers share it.
   """
   records, cells = Records(workdir), cells_lib.cells_of(config)
-  # Workers share what the steps were timed on.
-  share = config.workers
   return Plan(
     cells,
-    {cell.name: share * _seconds(config, cell, cost) for cell in cells},
+    {cell.name: _seconds(config, cell, cost) for cell in cells},
     {cell.name for cell in cells if records.get(cell.name) is not None},
     config.workers,
   )
 
 
 def _seconds(config: ConfigDict, cell: Cell, cost: dict[str, Any]) -> float:
-  of_model = cost['models'][cell.model]
-  if not cell.task:
-    its = cells_lib.pretrain_config(config, cell)
-    if its.train.hours is not None:
-      return its.train.hours * 3600 + _OVERHEAD
-    timed = of_model['pretrain']
-    course = config_lib.course_of(
-      its, [timed['seq_len']] * len(config_lib.corpora_of(its)), 1
-    )
-    return course.steps * statistics.median(timed['seconds']) + _OVERHEAD
-  timed, size = of_model['finetune'], cost['tasks'][cell.task]
+  """Of a cell, on the worker that does it."""
+  # Workers share what the steps were timed on, and none has more of the clock.
+  share, clock = config.workers, 0.0
+  if cell.task:
+    work = _finetune_seconds(config, cell, cost)
+  elif (hours := cells_lib.pretrain_config(config, cell).train.hours) is None:
+    work = _pretrain_seconds(config, cell, cost)
+  else:
+    work, clock = 0.0, 3600 * hours
+  return clock + share * (work + _OVERHEAD)
+
+
+def _pretrain_seconds(
+  config: ConfigDict, cell: Cell, cost: dict[str, Any]
+) -> float:
+  """Of the steps of a pre-training that counts them, on the whole machine."""
+  its = cells_lib.pretrain_config(config, cell)
+  timed = cost['models'][cell.model]['pretrain']
+  # All read one corpus, which is opened for a budget in epochs only.
+  rows = 0
+  if its.train.epochs is not None:
+    rows = _rows_of_corpus(config.pretrain.to_json())
+  course = config_lib.course_of(
+    its, [timed['seq_len']] * len(config_lib.corpora_of(its)), rows
+  )
+  return course.steps * statistics.median(timed['seconds'])
+
+
+@functools.cache
+def _rows_of_corpus(pretraining: str) -> int:
+  """Training rows of a pre-training, by its settings as JSON."""
+  its = ConfigDict(json.loads(pretraining))
+  return len(pretrain_lib.open_corpora(its, None)[0].train)
+
+
+def _finetune_seconds(
+  config: ConfigDict, cell: Cell, cost: dict[str, Any]
+) -> float:
+  """Of steps and evaluations of a fine-tuning, on the whole machine."""
+  timed = cost['models'][cell.model]['finetune']
+  size = cost['tasks'][cell.task]
   its = cells_lib.finetune_config(config, cell, pathlib.Path(), None)
   cells_lib.bound(its, config.max_updates, size['train'])
   a_token = statistics.median(timed['seconds']) / (
@@ -93,7 +124,7 @@ def _seconds(config: ConfigDict, cell: Cell, cost: dict[str, Any]) -> float:
   evaluations = max(1, steps // (its.train.eval_every or epoch))
   tokens = steps * its.train.batch_size * size['tokens']
   seen = evaluations * size['dev'] * size['tokens'] * _FORWARD
-  return (tokens + seen) * a_token + _OVERHEAD
+  return (tokens + seen) * a_token
 
 
 def shown(plan: Plan, config: ConfigDict, cost: dict[str, Any]) -> str:

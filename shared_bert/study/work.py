@@ -17,13 +17,14 @@ from shared_bert import config as config_lib
 from shared_bert import pretrain as pretrain_lib
 from shared_bert import tasks
 from shared_bert.data.tokenizer import Tokenizer
-from shared_bert.errors import Diverged, InUse, UserError
+from shared_bert.errors import Diverged, InUse
 from shared_bert.finetune import finetune, finetune_together
 from shared_bert.robustness import robustness
 from shared_bert.study import cells as cells_lib
 from shared_bert.study import context, scores, settings
 from shared_bert.study.cells import Cell
 from shared_bert.study.records import Records
+from shared_bert.training import step_folders
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.logging import say
@@ -107,10 +108,9 @@ def _do(
 ) -> Iterator[tuple[Cell, dict[str, Any]]]:
   """Does cells that differ in their seed alone; to each what it came to."""
   cell = group[0]
-  failed = [n for n in cell.waits_for if 'failed' in (records.get(n) or {})]
-  if set(failed) - set(cell.grid):
+  if why := _why_not(cell, records):
     for each in group:
-      yield each, {'failed': f'{failed[0]} failed'}
+      yield each, {'failed': why}
     return
   if cell.task:
     _make_start(cell, config, workdir, records)
@@ -128,6 +128,19 @@ def _do(
         yield each, _pretrain(each, config, workdir)
     except Diverged as error:
       yield each, {'failed': str(error)}
+
+
+def _why_not(cell: Cell, records: Records) -> str:
+  """What is missing that a cell needs; empty if nothing is."""
+  for name in cell.waits_for:
+    if name not in cell.grid and 'failed' in (records.get(name) or {}):
+      return f'{name} failed'
+  if cell.grid and best_rate(cell, records) is None:
+    return (
+      'no rate of learning_rates trained to an end: lower them, in another '
+      '--workdir'
+    )
+  return ''
 
 
 def _train_together(
@@ -185,22 +198,37 @@ def _make_start(
   """Trains again what a cell begins with, where only its record was kept."""
   its = cells_lib.finetune_config(config, cell, workdir, None)
   start = pathlib.Path(its.init_from)
-  if (start / 'results.json').exists():
-    return
   name = str(start.relative_to(workdir.absolute()))
   before = next(c for c in cells_lib.cells_of(config) if c.name == name)
   # Only one worker at a time: the others find it when they come.
-  while not (start / 'results.json').exists():
-    with contextlib.suppress(InUse):
+  while not _is_kept(start):
+    try:
       with workdir_lib.alone(_lock(workdir, name)):
-        say(f'{name} is done, and its checkpoint is gone: once more')
-        if before.task:
-          _finetune(before, config, workdir, records)
-        else:
-          pretrain_lib.pretrain(
-            cells_lib.pretrain_config(config, before), start
-          )
-    time.sleep(_POLL_SECONDS)
+        if not _is_kept(start):
+          say(f'{name} is done, and its checkpoint is gone: once more')
+          _train_again(before, config, workdir, records)
+    except InUse:
+      time.sleep(_POLL_SECONDS)
+
+
+def _is_kept(start: pathlib.Path) -> bool:
+  """Whether a run is complete and has a checkpoint to begin with."""
+  checkpoints = step_folders.published(start / 'checkpoints')
+  return (start / 'results.json').exists() and bool(checkpoints)
+
+
+def _train_again(
+  cell: Cell, config: ConfigDict, workdir: pathlib.Path, records: Records
+) -> None:
+  """Trains what a cell has a record of, and what it begins with, if need be."""
+  folder = workdir / cell.name
+  # Where these are, a run has nothing to do.
+  (folder / 'results.json').unlink(missing_ok=True)
+  if cell.task:
+    _make_start(cell, config, workdir, records)
+    finetune(_settings(cell, config, workdir, records), folder)
+  else:
+    pretrain_lib.pretrain(cells_lib.pretrain_config(config, cell), folder)
 
 
 def _finetune(
@@ -239,24 +267,22 @@ def _settings(
 
 
 def best_rate(cell: Cell, records: Records) -> float | None:
-  """The learning rate of a cell's grid that did best on dev, or None.
+  """The learning rate of a cell's grid that did best on dev.
 
-  Raises:
-    UserError: if none of them ended.
+  Args:
+    cell: that waits for the grid, which is over.
+    records: of the study.
+
+  Returns:
+    The rate; None without a grid, or if none of its rates trained to an end.
   """
-  if not cell.grid:
-    return None
   best: dict[float, float] = {}
   for name in cell.grid:
     record = records.get(name) or {}
     columns = scores.columns_of(cell.task, record.get('metrics', {}))
     if columns:  # of MNLI the matched set
       best[record['learning_rate']] = next(iter(columns.values()))
-  if not best:
-    raise UserError(
-      f'{cell.name}: no rate of learning_rates trained to an end: lower them.'
-    )
-  return max(best, key=lambda rate: best[rate])
+  return max(best, key=lambda rate: best[rate]) if best else None
 
 
 def _num_rows(its: ConfigDict) -> int:
