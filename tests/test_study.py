@@ -404,7 +404,41 @@ def test_a_report_from_before_a_key_came_is_taken_over(config, tmp_path):
 
 def test_a_record_cannot_leave_the_study(config, tmp_path):
   claimed = settings.claimed(config)
-  report = {'records': [{'cell': '../../x'}], 'claimed': claimed}
+  report = {'records': [{'cell': 'x'}, {'cell': '../../x'}], 'claimed': claimed}
   (tmp_path / 'report.json').write_text(json.dumps(report))
   with pytest.raises(UserError, match='no cell'):
     records.restore(tmp_path, claimed)
+  # Nor does the one before it stay, which would pass for the whole study.
+  assert records.to_restore(tmp_path)
+
+
+def test_an_interrupted_restore_takes_nothing_over_and_is_begun_again(
+  config, tmp_path, monkeypatch
+):
+  claimed = settings.claimed(config)
+  names = [f'pretrain/x/seed-{n}' for n in range(3)]
+  report = {
+    'records': [{'cell': name} for name in names],
+    'claimed': claimed,
+    'cost': {'rounds': 2},
+  }
+  (tmp_path / 'report.json').write_text(json.dumps(report))
+  write_json = workdir_lib.write_json
+
+  def fail(path, value):
+    if path.name == 'seed-2.json':
+      raise UserError(f'{path} cannot be written')
+    write_json(path, value)
+
+  monkeypatch.setattr(workdir_lib, 'write_json', fail)
+  with pytest.raises(UserError, match='cannot be written'):
+    records.restore(tmp_path, claimed)
+  assert records.to_restore(tmp_path)
+  assert records.Records(tmp_path).get(names[0]) is None
+  monkeypatch.undo()
+  assert records.restore(tmp_path, claimed) == 3
+  kept = records.Records(tmp_path)
+  assert [kept.get(name) for name in names] == report['records']
+  assert records.read_cost(tmp_path) == {'rounds': 2}
+  assert not records.to_restore(tmp_path)
+  assert not (tmp_path / 'records.partial').exists()
