@@ -385,6 +385,46 @@ def test_a_stopped_study_goes_on_and_repeats_nothing(tiny_study, tmp_path):
   assert (restored / 'report.md').exists()
 
 
+_CONDUCTOR = (
+  'import pathlib, sys\n'
+  'from shared_bert.study import conductor\n'
+  'folder = pathlib.Path(sys.argv[-1].partition("=")[2])\n'
+  'conductor.run_parts(["worker-0"], folder, lambda: None)\n'
+)
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGHUP])
+def test_workers_save_and_end_with_the_process_that_started_them(
+  tiny_study, tmp_path, number
+):
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      '-c',
+      _CONDUCTOR,
+      f'--config={tiny_study}',
+      '--config.pretrain.train.steps=20000',
+      f'--workdir={tmp_path}',
+    ],
+    cwd=ROOT,
+    env=os.environ | {'JAX_NUM_CPU_DEVICES': '1', 'XLA_FLAGS': ''},
+  )
+  log = tmp_path / 'logs' / 'worker-0.log'
+
+  def wait_for(seen):
+    deadline = time.monotonic() + 200
+    while not (log.exists() and seen in log.read_text()):
+      assert time.monotonic() < deadline, log.read_text()
+      time.sleep(0.1)
+
+  try:
+    wait_for('pre-train ')
+  finally:
+    process.send_signal(number)
+    process.wait()
+  wait_for('stopped by SIGTERM after step')
+
+
 def test_records_of_other_settings_are_not_taken_over(config, tmp_path):
   claimed = settings.claimed(config)
   report = {'records': [], 'claimed': claimed}

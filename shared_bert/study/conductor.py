@@ -90,6 +90,11 @@ def run_parts(
   logs = workdir / 'logs'
   logs.mkdir(exist_ok=True)
   with contextlib.ExitStack() as files:
+    # Closed by the system however this process ends; each of them waits for it
+    # (`stopping.follow_parent`).
+    theirs, ours = os.pipe()
+    files.callback(os.close, ours)
+    files.callback(os.close, theirs)
     processes = {}
     for number, part in enumerate(parts):
       log = files.enter_context((logs / f'{part}.log').open('a'))
@@ -101,6 +106,7 @@ def run_parts(
           *sys.argv[1:],
           f'--part={part}',
         ],
+        stdin=theirs,
         stdout=log,
         stderr=subprocess.STDOUT,
         env=os.environ | _devices(number, len(parts)),
