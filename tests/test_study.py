@@ -230,6 +230,32 @@ def test_workers_share_the_gpus(monkeypatch):
   assert conductor._devices(0, 1) == {}
 
 
+def test_gpus_are_numbered_as_cuda_sees_them(monkeypatch, tmp_path):
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  monkeypatch.setattr(conductor, '_DEVICES', tmp_path)
+  assert conductor._devices(0, 2) == {}
+  for name in ('nvidia3', 'nvidia11', 'nvidiactl', 'nvidia-uvm'):
+    (tmp_path / name).touch()
+  shown = [conductor._devices(number, 2) for number in range(2)]
+  assert [s['CUDA_VISIBLE_DEVICES'] for s in shown] == ['0', '1']
+
+
+def test_workers_that_share_a_gpu_share_its_memory(monkeypatch):
+  keys = ('XLA_PYTHON_CLIENT_MEM_FRACTION', 'XLA_CLIENT_MEM_FRACTION')
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5')
+  for key in keys:
+    monkeypatch.delenv(key, raising=False)
+  assert keys[0] not in conductor._devices(0, 2)
+  # Of the third worker's GPU the first has a half as well.
+  shown = [conductor._devices(number, 3) for number in range(3)]
+  assert [s[keys[0]] for s in shown] == ['0.450'] * 3
+  assert conductor._devices(0, 40)[keys[0]] == '0.045'
+  for key in keys:
+    with monkeypatch.context() as users:
+      users.setenv(key, '.2')
+      assert not set(keys) & conductor._devices(0, 3).keys()
+
+
 def test_a_plan_counts_steps_and_leaves_out_what_is_done(config, tmp_path):
   config.models, config.closer_models = ('standard',), ()
   config.tasks, config.finetune_seeds = ('mnli',), (0, 1)
