@@ -451,6 +451,23 @@ def test_workers_save_and_end_with_the_process_that_started_them(
   wait_for('stopped by SIGTERM after step')
 
 
+def test_the_part_that_failed_first_is_named(monkeypatch, tmp_path):
+  # A stand-in for Python: the first part does not end when it is told to.
+  python = tmp_path / 'python'
+  python.write_text(
+    '#!/usr/bin/env bash\n'
+    'case $* in\n'
+    "  *=slow) trap '' TERM; exec sleep 60 ;;\n"
+    '  *) echo "error: it broke."; exit 3 ;;\n'
+    'esac\n'
+  )
+  python.chmod(0o755)
+  monkeypatch.setattr(sys, 'executable', str(python))
+  monkeypatch.setattr(conductor, '_GRACE', 1.0)
+  with pytest.raises(UserError, match='quick of the .* code 3: error: it brok'):
+    conductor.run_parts(['slow', 'quick'], tmp_path, lambda: None)
+
+
 def test_records_of_other_settings_are_not_taken_over(config, tmp_path):
   claimed = settings.claimed(config)
   report = {'records': [], 'claimed': claimed}

@@ -119,14 +119,18 @@ def run_parts(
         start_new_session=True,
       )
       _pin(processes[part].pid, number, len(parts))
+    # In the order in which they ended: the first that failed is the cause.
+    codes: dict[str, int] = {}
     with _stopping(processes):
-      while any(process.poll() is None for process in processes.values()):
+      while len(codes) < len(processes):
         time.sleep(_POLL_SECONDS)
         on_change()
-        if any(process.poll() for process in processes.values()):
+        for part, process in processes.items():
+          if part not in codes and (code := process.poll()) is not None:
+            codes[part] = code
+        if any(codes.values()):
           _stop(processes)
   on_change()
-  codes = {part: process.returncode for part, process in processes.items()}
   for part, code in codes.items():
     if code not in (0, 75):
       words = (logs / f'{part}.log').read_text().splitlines()[-1:]
