@@ -221,6 +221,21 @@ def test_turns_are_begun_by_each_in_its_round():
   assert [turn.wall for turn in found['b']] == [2.0, 2.0]
 
 
+def test_joules_are_those_of_the_packages_alone(monkeypatch, tmp_path):
+  monkeypatch.setattr(cost, '_ENERGY', tmp_path)
+  assert cost._joules() is None
+  for folder, name, used in (
+    ('intel-rapl:0', 'package-0', 3_000_000),
+    ('intel-rapl:0:0', 'core', 1_000_000),
+    ('intel-rapl:1', 'psys', 9_000_000),
+    ('intel-rapl:2', 'package-1', 500_000),
+  ):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'name').write_text(f'{name}\n')
+    (tmp_path / folder / 'energy_uj').write_text(f'{used}\n')
+  assert cost._joules() == 3.5
+
+
 def test_workers_share_the_gpus(monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5,6')
   shown = [conductor._devices(number, 2) for number in range(2)]
