@@ -187,14 +187,16 @@ def test_two_tasks_preempted_and_queued_again_end_as_if_undisturbed(
   whole, parts = tmp_path / 'whole', tmp_path / 'preempted'
   for folder in (whole, parts):
     folder.mkdir()
-  steps = {'train.steps': 120, 'train.checkpoint_every': 20}
+  # So many after the first checkpoint that a signal which comes late still
+  # finds it at work; they take milliseconds.
+  steps = {'train.steps': 800, 'train.checkpoint_every': 80}
   job = submit(slurm, whole, *pretraining(text, **steps))
   done = whole / 'run' / 'results.json'
   wait_for(slurm, job, done.exists, 'undisturbed')
 
   job = submit(slurm, parts, *pretraining(text, **steps))
   log = parts / f'shared_bert-{job}.log'
-  kept = parts / 'run' / 'checkpoints' / '40'
+  kept = parts / 'run' / 'checkpoints' / '80'
   wait_for(slurm, job, kept.exists, 'first part')
   assert is_at_work(slurm, job)
   asked(slurm, 'scancel', '--signal=TERM', job)
