@@ -133,6 +133,8 @@ def _stoppable(resumes: bool) -> Iterator[None]:
     del frame
     name = signal.Signals(number).name
     if stopping.asked_to_stop():
+      if stopping.is_one_wish():
+        return
       # Not `print`, which the signal may have come amidst.
       with contextlib.suppress(OSError):
         os.write(2, f'stopped at once by a further {name}.\n'.encode())

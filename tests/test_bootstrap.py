@@ -114,3 +114,24 @@ def test_a_picture_shows_its_curves(values):
   assert found.dtype == np.uint8 and found.shape[2] == 3
   for colour in curves._COLOURS[:2]:
     assert (found == colour).all(axis=2).sum() > 100
+
+
+def test_bars_stand_at_their_own_level_beside_one_that_is_left_out():
+  nan = float('nan')
+  found = curves.line_chart(
+    'title',
+    'level',
+    (0.0, 0.1, 0.4),
+    {'a': (0.5, nan, 0.2), 'b': (0.9, 0.8, 0.9)},
+    {'a': [(0.0, 1.0), (0.5, 0.7), (0.1, 0.3)], 'b': [(nan, nan)] * 3},
+  )
+  of_a = (found == curves._COLOURS[0]).all(axis=2)
+  base, right = curves._HEIGHT - curves._BOTTOM, curves._WIDTH - curves._RIGHT
+  height = base - curves._TOP  # of an axis from 0 to 1
+  # Of two curves the first stands 1.5 pixels to the left of the level.
+  rows = base - np.flatnonzero(of_a[:, right - 2 : right].any(axis=1))
+  assert abs(rows.min() - 0.1 * height) <= 1
+  assert abs(rows.max() - 0.3 * height) <= 1
+  middle = curves._LEFT + (right - curves._LEFT) // 4
+  line = np.flatnonzero(of_a[:, middle - 3 : middle].any(axis=1))
+  assert len(line) < 8

@@ -380,6 +380,46 @@ def test_a_further_signal_ends_a_command_that_did_not_heed_the_first(
   assert done.stderr == f'stopped at once by a further {number.name}.\n'
 
 
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_a_command_that_follows_its_parent_takes_all_signals_as_one(number):
+  command = 'from shared_bert.training import stopping\n' + _STUBBORN.replace(
+    'def command():\n', 'def command():\n  stopping.follow_parent()\n'
+  ).replace('sleep(10)', 'sleep(1)')
+  theirs, ours = os.pipe()
+  done = subprocess.run(
+    [sys.executable, '-c', command, str(int(number))],
+    cwd=ROOT,
+    stdin=theirs,
+    capture_output=True,
+    text=True,
+    timeout=60,
+  )
+  os.close(theirs)
+  os.close(ours)
+  assert (done.returncode, done.stderr) == (0, '')
+
+
+def test_a_run_that_is_told_to_stop_twice_by_one_wish_saves_its_step(
+  tmp_path, monkeypatch, capsys
+):
+  monkeypatch.setattr(stopping, '_is_one_wish', True)
+
+  def make_batch(at):
+    if at == 2:
+      for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return tiny.batch(at)
+
+  def command():
+    with pytest.raises(Preempted, match='SIGTERM after step 3 of 6'):
+      tiny.run(tmp_path, make_batch=make_batch)
+    raise UserError('reached')
+
+  assert command_line.run(command, ['command']) == 1
+  assert 'reached' in capsys.readouterr().err
+  assert (tmp_path / 'checkpoints' / '3').is_dir()
+
+
 # ml_collections reads configs so on Python 3.11.
 @pytest.mark.filterwarnings('ignore:the load_module')
 @pytest.mark.parametrize(

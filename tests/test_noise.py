@@ -145,6 +145,13 @@ def test_the_share_of_pieces_is_replaced_and_by_any_ordinary_one(level):
     assert set(new) == set(range(*IDS))
 
 
+def test_a_piece_may_be_drawn_in_its_own_place():
+  own = IDS[0]
+  (found,) = noise.noisy_ids([[own] * 50] * 80, range(80), 0, (1.0,), 0, IDS)
+  same = sum(i == own for text in found for i in text)
+  assert within_bounds(same, 80 * 50, 1 / (IDS[1] - IDS[0]))
+
+
 def test_what_is_hit_at_a_level_is_hit_at_higher_ones():
   ids = [[4] * 50] * 9
   by_level = np.array(noise.noisy_ids(ids, range(9), 0, LEVELS, 0, IDS))

@@ -131,6 +131,22 @@ def test_own_files_have_the_classes_of_the_model_or_two_for_three(tmp_path):
   assert examples.labels.tolist() == [1, 0]
 
 
+def test_names_that_are_given_are_the_only_spellings(tmp_path):
+  path = tmp_path / 'new.csv'
+  path.write_text('sentence,label\na,1\nb,1\nc,2\n')
+  for names in (('1', '2'), (1, ' 2')):
+    _, examples = own(path, 'sst2', ('sentence',), label_names=names)
+    assert examples.labels.tolist() == [0, 0, 1]
+  for label in ('0', 'negative'):
+    path.write_text(f'sentence,label\na,1\nb,{label}\n')
+    with pytest.raises(UserError, match=f"line 3: .*'{label}'.* '1', '2'"):
+      own(path, 'sst2', ('sentence',), label_names=('1', '2'))
+  # The model's own names, given, are still those of two classes too.
+  path.write_text('sentence1,sentence2,label\na,b,not_entailment\n')
+  row, examples = own(path, label_names=TASKS['mnli'].label_names)
+  assert (row.classes, examples.labels.tolist()) == (((0,), (1, 2)), [1])
+
+
 @pytest.mark.parametrize(
   ('text', 'task', 'message'),
   [
@@ -174,3 +190,7 @@ def test_own_columns_and_names_must_be_as_many_as_the_models(tmp_path):
     own(tmp_path / 'a.csv', columns=('sentence',))
   with pytest.raises(UserError, match='names 2 classes, and a model of mnli'):
     own(tmp_path / 'a.csv', label_names=('yes', 'no'))
+  with pytest.raises(UserError, match='two different names'):
+    own(tmp_path / 'a.csv', label_names=('yes', 'no', 'no'))
+  with pytest.raises(UserError, match='stsb gives scores: leave'):
+    own(tmp_path / 'a.csv', 'stsb', label_names=('yes', 'no'))

@@ -74,13 +74,13 @@ def slurm(tmp_path_factory):
   ]
   try:
     deadline = time.monotonic() + 60
-    while 'idle' not in asked(environment, 'sinfo', '-h', '-o', '%T'):
+    while 'idle' not in called(environment, 'sinfo', '-h', '-o', '%T').stdout:
       if time.monotonic() > deadline:
         logs = [p.read_text()[-2000:] for p in folder.glob('*.log')]
         pytest.fail('\n'.join(['Slurm does not start', *logs]))
       time.sleep(0.2)
     yield environment
-    asked(environment, 'scancel', '--user', getpass.getuser())
+    called(environment, 'scancel', '--user', getpass.getuser())
     time.sleep(1)
   finally:
     for daemon in started:
@@ -92,11 +92,25 @@ def slurm(tmp_path_factory):
         daemon.kill()
 
 
-def asked(environment, *command):
-  done = subprocess.run(
+def called(environment, *command):
+  return subprocess.run(
     command, env=environment, capture_output=True, text=True, check=False
   )
-  return done.stdout + done.stderr
+
+
+def asked(environment, *command, gone=None):
+  """What a command of Slurm's prints; '' once it says that the job is gone.
+
+  Its daemons are busy now and then, and then it says neither.
+  """
+  deadline = time.monotonic() + 60
+  while (done := called(environment, *command)).returncode:
+    if gone and gone in done.stderr:
+      return ''
+    if time.monotonic() > deadline:
+      pytest.fail(f'{command}: {done.stdout}{done.stderr}')
+    time.sleep(0.2)
+  return done.stdout
 
 
 def submit(environment, folder, config, *rest):
@@ -127,7 +141,7 @@ def wait_for(environment, job, seen, what, seconds=200):
   while not seen():
     over = state(environment, job) not in LIVE and not seen()
     if over or time.monotonic() > deadline:
-      told = asked(environment, 'scontrol', 'show', 'job', job)
+      told = called(environment, 'scontrol', 'show', 'job', job).stdout
       log = re.search(r'StdOut=(.*)', told)
       text = pathlib.Path(log[1]).read_text() if log else ''
       pytest.fail(f'{what}: {told}\n{text[-3000:]}')
@@ -135,12 +149,35 @@ def wait_for(environment, job, seen, what, seconds=200):
 
 
 def state(environment, job):
-  return asked(environment, 'squeue', '-h', '-j', job, '-o', '%T').strip()
+  command = ('squeue', '-h', '-j', job, '-o', '%T')
+  return asked(environment, *command, gone='Invalid job id').strip()
 
 
 def is_at_work(environment, job):
   """Whether a process of the job is left on this machine."""
-  return 'batch' in asked(environment, 'scontrol', 'listpids', job)
+  command = ('scontrol', 'listpids', job)
+  return 'batch' in asked(environment, *command, gone='does not exist on node')
+
+
+def test_a_controller_that_is_busy_does_not_pass_for_a_job_that_is_gone(
+  tmp_path,
+):
+  squeue = tmp_path / 'squeue'
+  squeue.write_text(
+    '#!/usr/bin/env bash\n'
+    'echo "squeue: a remark" >&2\n'
+    'if [[ $3 == 2 ]]; then echo "Invalid job id specified" >&2; exit 1; fi\n'
+    f'if mkdir {tmp_path}/asked 2>/dev/null; then\n'
+    '  echo "slurm_load_jobs error: Unable to contact slurm controller" >&2\n'
+    '  exit 1\n'
+    'fi\n'
+    'echo RUNNING\n'
+  )
+  squeue.chmod(0o755)
+  environment = os.environ | {'PATH': f'{tmp_path}:{os.environ["PATH"]}'}
+  assert state(environment, '1') == 'RUNNING'
+  assert (tmp_path / 'asked').exists()
+  assert state(environment, '2') == ''
 
 
 def test_two_tasks_preempted_and_queued_again_end_as_if_undisturbed(
@@ -150,14 +187,16 @@ def test_two_tasks_preempted_and_queued_again_end_as_if_undisturbed(
   whole, parts = tmp_path / 'whole', tmp_path / 'preempted'
   for folder in (whole, parts):
     folder.mkdir()
-  steps = {'train.steps': 120, 'train.checkpoint_every': 20}
+  # So many after the first checkpoint that a signal which comes late still
+  # finds it at work; they take milliseconds.
+  steps = {'train.steps': 800, 'train.checkpoint_every': 80}
   job = submit(slurm, whole, *pretraining(text, **steps))
   done = whole / 'run' / 'results.json'
   wait_for(slurm, job, done.exists, 'undisturbed')
 
   job = submit(slurm, parts, *pretraining(text, **steps))
   log = parts / f'shared_bert-{job}.log'
-  kept = parts / 'run' / 'checkpoints' / '40'
+  kept = parts / 'run' / 'checkpoints' / '80'
   wait_for(slurm, job, kept.exists, 'first part')
   assert is_at_work(slurm, job)
   asked(slurm, 'scancel', '--signal=TERM', job)

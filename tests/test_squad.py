@@ -221,6 +221,22 @@ def test_answers_that_are_not_where_they_should_be_are_left_out(tmp_path):
       'is_impossible=True beside 1 answers',
     ),
     ({'context': 'A cat.', 'qas': [question('x', 'q')]}, 'has no answer'),
+    (
+      {'context': 'A \ud83d cat.', 'qas': [question('x', 'q', ('cat', 4))]},
+      r"paragraph 1: 'context' holds half of a surrogate pair \('\\ud83d'\)",
+    ),
+    (
+      {'context': 'A cat.', 'qas': [question('\ud83d', 'q', ('cat', 2))]},
+      "question 1: 'id' holds half of a surrogate pair",
+    ),
+    (
+      {'context': 'A cat.', 'qas': [question('x', '\ud83d', ('cat', 2))]},
+      r"question 1 \(x\): 'question' holds half of a surrogate pair",
+    ),
+    (
+      {'context': 'A cat.', 'qas': [question('x', 'q', ('\ud83d', 2))]},
+      r"\(x\), answer 1: 'text' holds half of a surrogate pair",
+    ),
   ],
 )
 def test_a_file_that_is_no_squad_is_refused_with_its_place(

@@ -221,6 +221,21 @@ def test_turns_are_begun_by_each_in_its_round():
   assert [turn.wall for turn in found['b']] == [2.0, 2.0]
 
 
+def test_joules_are_those_of_the_packages_alone(monkeypatch, tmp_path):
+  monkeypatch.setattr(cost, '_ENERGY', tmp_path)
+  assert cost._joules() is None
+  for folder, name, used in (
+    ('intel-rapl:0', 'package-0', 3_000_000),
+    ('intel-rapl:0:0', 'core', 1_000_000),
+    ('intel-rapl:1', 'psys', 9_000_000),
+    ('intel-rapl:2', 'package-1', 500_000),
+  ):
+    (tmp_path / folder).mkdir()
+    (tmp_path / folder / 'name').write_text(f'{name}\n')
+    (tmp_path / folder / 'energy_uj').write_text(f'{used}\n')
+  assert cost._joules() == 3.5
+
+
 def test_workers_share_the_gpus(monkeypatch):
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5,6')
   shown = [conductor._devices(number, 2) for number in range(2)]
@@ -228,6 +243,32 @@ def test_workers_share_the_gpus(monkeypatch):
   shown = [conductor._devices(number, 4) for number in range(4)]
   assert [s['CUDA_VISIBLE_DEVICES'] for s in shown] == ['4', '5', '6', '4']
   assert conductor._devices(0, 1) == {}
+
+
+def test_gpus_are_numbered_as_cuda_sees_them(monkeypatch, tmp_path):
+  monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+  monkeypatch.setattr(conductor, '_DEVICES', tmp_path)
+  assert conductor._devices(0, 2) == {}
+  for name in ('nvidia3', 'nvidia11', 'nvidiactl', 'nvidia-uvm'):
+    (tmp_path / name).touch()
+  shown = [conductor._devices(number, 2) for number in range(2)]
+  assert [s['CUDA_VISIBLE_DEVICES'] for s in shown] == ['0', '1']
+
+
+def test_workers_that_share_a_gpu_share_its_memory(monkeypatch):
+  keys = ('XLA_PYTHON_CLIENT_MEM_FRACTION', 'XLA_CLIENT_MEM_FRACTION')
+  monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5')
+  for key in keys:
+    monkeypatch.delenv(key, raising=False)
+  assert keys[0] not in conductor._devices(0, 2)
+  # Of the third worker's GPU the first has a half as well.
+  shown = [conductor._devices(number, 3) for number in range(3)]
+  assert [s[keys[0]] for s in shown] == ['0.450'] * 3
+  assert conductor._devices(0, 40)[keys[0]] == '0.045'
+  for key in keys:
+    with monkeypatch.context() as users:
+      users.setenv(key, '.2')
+      assert not set(keys) & conductor._devices(0, 3).keys()
 
 
 def test_a_plan_counts_steps_and_leaves_out_what_is_done(config, tmp_path):
@@ -385,6 +426,63 @@ def test_a_stopped_study_goes_on_and_repeats_nothing(tiny_study, tmp_path):
   assert (restored / 'report.md').exists()
 
 
+_CONDUCTOR = (
+  'import pathlib, sys\n'
+  'from shared_bert.study import conductor\n'
+  'folder = pathlib.Path(sys.argv[-1].partition("=")[2])\n'
+  'conductor.run_parts(["worker-0"], folder, lambda: None)\n'
+)
+
+
+@pytest.mark.parametrize('number', [signal.SIGKILL, signal.SIGHUP])
+def test_workers_save_and_end_with_the_process_that_started_them(
+  tiny_study, tmp_path, number
+):
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      '-c',
+      _CONDUCTOR,
+      f'--config={tiny_study}',
+      '--config.pretrain.train.steps=20000',
+      f'--workdir={tmp_path}',
+    ],
+    cwd=ROOT,
+    env=os.environ | {'JAX_NUM_CPU_DEVICES': '1', 'XLA_FLAGS': ''},
+  )
+  log = tmp_path / 'logs' / 'worker-0.log'
+
+  def wait_for(seen):
+    deadline = time.monotonic() + 200
+    while not (log.exists() and seen in log.read_text()):
+      assert time.monotonic() < deadline, log.read_text()
+      time.sleep(0.1)
+
+  try:
+    wait_for('pre-train ')
+  finally:
+    process.send_signal(number)
+    process.wait()
+  wait_for('stopped by SIGTERM after step')
+
+
+def test_the_part_that_failed_first_is_named(monkeypatch, tmp_path):
+  # A stand-in for Python: the first part does not end when it is told to.
+  python = tmp_path / 'python'
+  python.write_text(
+    '#!/usr/bin/env bash\n'
+    'case $* in\n'
+    "  *=slow) trap '' TERM; exec sleep 60 ;;\n"
+    '  *) echo "error: it broke."; exit 3 ;;\n'
+    'esac\n'
+  )
+  python.chmod(0o755)
+  monkeypatch.setattr(sys, 'executable', str(python))
+  monkeypatch.setattr(conductor, '_GRACE', 1.0)
+  with pytest.raises(UserError, match='quick of the .* code 3: error: it brok'):
+    conductor.run_parts(['slow', 'quick'], tmp_path, lambda: None)
+
+
 def test_records_of_other_settings_are_not_taken_over(config, tmp_path):
   claimed = settings.claimed(config)
   report = {'records': [], 'claimed': claimed}
@@ -404,7 +502,41 @@ def test_a_report_from_before_a_key_came_is_taken_over(config, tmp_path):
 
 def test_a_record_cannot_leave_the_study(config, tmp_path):
   claimed = settings.claimed(config)
-  report = {'records': [{'cell': '../../x'}], 'claimed': claimed}
+  report = {'records': [{'cell': 'x'}, {'cell': '../../x'}], 'claimed': claimed}
   (tmp_path / 'report.json').write_text(json.dumps(report))
   with pytest.raises(UserError, match='no cell'):
     records.restore(tmp_path, claimed)
+  # Nor does the one before it stay, which would pass for the whole study.
+  assert records.to_restore(tmp_path)
+
+
+def test_an_interrupted_restore_takes_nothing_over_and_is_begun_again(
+  config, tmp_path, monkeypatch
+):
+  claimed = settings.claimed(config)
+  names = [f'pretrain/x/seed-{n}' for n in range(3)]
+  report = {
+    'records': [{'cell': name} for name in names],
+    'claimed': claimed,
+    'cost': {'rounds': 2},
+  }
+  (tmp_path / 'report.json').write_text(json.dumps(report))
+  write_json = workdir_lib.write_json
+
+  def fail(path, value):
+    if path.name == 'seed-2.json':
+      raise UserError(f'{path} cannot be written')
+    write_json(path, value)
+
+  monkeypatch.setattr(workdir_lib, 'write_json', fail)
+  with pytest.raises(UserError, match='cannot be written'):
+    records.restore(tmp_path, claimed)
+  assert records.to_restore(tmp_path)
+  assert records.Records(tmp_path).get(names[0]) is None
+  monkeypatch.undo()
+  assert records.restore(tmp_path, claimed) == 3
+  kept = records.Records(tmp_path)
+  assert [kept.get(name) for name in names] == report['records']
+  assert records.read_cost(tmp_path) == {'rounds': 2}
+  assert not records.to_restore(tmp_path)
+  assert not (tmp_path / 'records.partial').exists()

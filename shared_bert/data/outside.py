@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shared_bert import errors
-from shared_bert.data import table_files
+from shared_bert.data import own_files, table_files
 from shared_bert.data.glue_reader import Examples
 from shared_bert.data.glue_tasks import TASKS, Task
 from shared_bert.data.table_files import listed
@@ -199,9 +199,10 @@ def own_set(
 ) -> OutsideSet:
   """A file of the user's as a set for the model of a task.
 
-  Its labels are the classes of the task by name, or as GLUE's files write them.
-  A model of three-way inference reads two classes too, `entailment` and
-  `not_entailment`. Scores are read as numbers.
+  Its labels are the classes of the task by name, or as GLUE's files write them;
+  where `label_names` are given, they alone. A model of three-way inference
+  reads two classes too, `entailment` and `not_entailment`. Scores are read as
+  numbers.
 
   Args:
     file: a .csv, .tsv or .jsonl file.
@@ -219,13 +220,20 @@ def own_set(
       f'{len(text_columns)}, and a model of {task.name} reads '
       f'{len(task.text_columns)}: name as many.'
     )
-  if label_names and len(label_names) != len(task.label_names):
+  names = own_files.checked_names(label_names, False)
+  if names and task.is_regression:
     raise errors.UserError(
-      f'outside.files={file}: data.label_names names {len(label_names)} '
+      f'outside.files={file}: data.label_names names {len(names)} classes, and '
+      f'a model of {task.name} gives scores: leave data.label_names empty.'
+    )
+  if names and len(names) != len(task.label_names):
+    raise errors.UserError(
+      f'outside.files={file}: data.label_names names {len(names)} '
       f'classes, and a model of {task.name} has {len(task.label_names)}: name '
       f'them in the order of {listed(task.label_names)}.'
     )
-  spelled = (label_names or task.label_names, task.labels_in_files)
+  # GLUE's own spellings beside them could be those of another class.
+  spelled = (names,) if names else (task.label_names, task.labels_in_files)
   labels = tuple(
     tuple(dict.fromkeys(some)) for some in zip(*spelled, strict=True)
   )

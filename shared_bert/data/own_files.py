@@ -64,7 +64,7 @@ def load(
       what it should; the sentence names the key, or the file and the line.
   """
   text_columns = _checked_columns(text_columns, label_column)
-  label_names = _checked_names(label_names, regression)
+  label_names = checked_names(label_names, regression)
   files = {
     split: os.fspath(file)
     for split, file in zip(
@@ -212,10 +212,21 @@ def _checked_columns(
   return columns
 
 
-def _checked_names(
+def checked_names(
   label_names: Sequence[str], regression: bool
 ) -> tuple[str, ...]:
-  """The names of the classes as texts, if they can be."""
+  """The names of the classes as texts, if they can be.
+
+  Args:
+    label_names: of a config; empty where it has none.
+    regression: whether there are scores in place of classes.
+
+  Returns:
+    The names, without white space around them.
+
+  Raises:
+    UserError: names that are no tuple, too few, equal, empty, or of scores.
+  """
   if isinstance(label_names, str):
     raise errors.UserError(
       f'data.label_names={label_names!r} must be a tuple, such as '

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from shared_bert.data import table_files
 from shared_bert.errors import UserError
 
 
@@ -248,4 +249,6 @@ def _field(where: str, value: Any, name: str, kind: type) -> Any:
       f'{where}: {name!r} should be {what}, as in the files of SQuAD, and is '
       + ('not there.' if found is None else f'{found!r:.60}.')
     )
+  if kind is str:
+    table_files.check_text(where, name, found)
   return found

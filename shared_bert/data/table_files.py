@@ -351,14 +351,28 @@ def _text(path: pathlib.Path, line: int, name: str, value: Any) -> str:
       f'{path}, line {line}: {name!r} is {kind}, where a text or a number is '
       'expected. Mend the line or leave it out.'
     )
+  check_text(f'{path}, line {line}', name, value)
+  return value
+
+
+def check_text(where: str, name: str, text: str) -> None:
+  """Refuses a text that UTF-8 cannot hold, as JSON may spell one.
+
+  Args:
+    where: the file and the place in it, for the sentence.
+    name: of the column or field.
+    text: that stands there.
+
+  Raises:
+    UserError: for half of a surrogate pair.
+  """
   try:
-    value.encode()
+    text.encode()
   except UnicodeEncodeError as error:
     raise errors.UserError(
-      f'{path}, line {line}: {name!r} holds half of a surrogate pair '
-      f'({value[error.start]!a}), which is no character. Mend the text.'
+      f'{where}: {name!r} holds half of a surrogate pair '
+      f'({text[error.start]!a}), which is no character. Mend the text.'
     ) from error
-  return value
 
 
 def listed(names: Sequence[str]) -> str:

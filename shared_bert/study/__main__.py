@@ -23,6 +23,7 @@ from shared_bert import (
   workdir_flag,
 )
 from shared_bert.study import settings
+from shared_bert.training import stopping
 from shared_bert.training import workdir as workdir_lib
 
 flags.declare_key_flag(config_flag.CONFIG)
@@ -76,6 +77,7 @@ def _check_files(config) -> None:
 
 def _do_part(part, config, workdir: pathlib.Path) -> None:
   """What a process that the study started is for."""
+  stopping.follow_parent()
   from shared_bert import compilation_cache
   from shared_bert.study import cost, work
 

@@ -1,6 +1,7 @@
 """Starts the workers of a study, watches them, and stops them together."""
 
 import contextlib
+import math
 import os
 import pathlib
 import signal
@@ -19,6 +20,10 @@ from shared_bert.training.logging import duration
 _POLL_SECONDS = 1.0
 # What a worker has to save its state in, before it is killed.
 _GRACE = 120.0
+# Where Linux has the GPUs, and what says the share of one that JAX takes: by
+# the name that all its versions know, and by its new one.
+_DEVICES = pathlib.Path('/dev')
+_MEMORY = ('XLA_PYTHON_CLIENT_MEM_FRACTION', 'XLA_CLIENT_MEM_FRACTION')
 _STOPPED = (
   'stopped; what is done is kept, and the same command goes on from there.'
 )
@@ -90,6 +95,11 @@ def run_parts(
   logs = workdir / 'logs'
   logs.mkdir(exist_ok=True)
   with contextlib.ExitStack() as files:
+    # Closed by the system however this process ends; each of them waits for it
+    # (`stopping.follow_parent`).
+    theirs, ours = os.pipe()
+    files.callback(os.close, ours)
+    files.callback(os.close, theirs)
     processes = {}
     for number, part in enumerate(parts):
       log = files.enter_context((logs / f'{part}.log').open('a'))
@@ -101,6 +111,7 @@ def run_parts(
           *sys.argv[1:],
           f'--part={part}',
         ],
+        stdin=theirs,
         stdout=log,
         stderr=subprocess.STDOUT,
         env=os.environ | _devices(number, len(parts)),
@@ -108,14 +119,18 @@ def run_parts(
         start_new_session=True,
       )
       _pin(processes[part].pid, number, len(parts))
+    # In the order in which they ended: the first that failed is the cause.
+    codes: dict[str, int] = {}
     with _stopping(processes):
-      while any(process.poll() is None for process in processes.values()):
+      while len(codes) < len(processes):
         time.sleep(_POLL_SECONDS)
         on_change()
-        if any(process.poll() for process in processes.values()):
+        for part, process in processes.items():
+          if part not in codes and (code := process.poll()) is not None:
+            codes[part] = code
+        if any(codes.values()):
           _stop(processes)
   on_change()
-  codes = {part: process.returncode for part, process in processes.items()}
   for part, code in codes.items():
     if code not in (0, 75):
       words = (logs / f'{part}.log').read_text().splitlines()[-1:]
@@ -164,15 +179,21 @@ def _devices(number: int, count: int) -> dict[str, str]:
     return {}
   shown = os.environ.get('CUDA_VISIBLE_DEVICES')
   if shown is None:
-    found = sorted(pathlib.Path('/dev').glob('nvidia[0-9]*'))
-    names = [path.name.removeprefix('nvidia') for path in found]
+    # CUDA counts those that it sees: in a container the host's nvidia3 can be
+    # the only one, and is 0.
+    names = [str(n) for n in range(len([*_DEVICES.glob('nvidia[0-9]*')]))]
   else:
     names = [name for name in shown.split(',') if name]
   if not names:
     return {}
   # Fewer workers than GPUs have several each; more of them share.
   mine = names[number::count] or [names[number % len(names)]]
-  return {'CUDA_VISIBLE_DEVICES': ','.join(mine)}
+  shares = {'CUDA_VISIBLE_DEVICES': ','.join(mine)}
+  most = math.ceil(count / len(names))
+  if most > 1 and not any(os.environ.get(key) for key in _MEMORY):
+    # JAX takes three quarters of a GPU by itself.
+    shares[_MEMORY[0]] = f'{0.9 / most:.3f}'
+  return shares
 
 
 def _pin(pid: int, number: int, count: int) -> None:

@@ -114,9 +114,14 @@ def _bytes_of(compiled: Any) -> int | None:
 def _joules() -> float | None:
   """What the processor's packages have used, or None if it cannot be read."""
   try:
-    # `intel-rapl:0` is a package, `intel-rapl:0:1` a part of it.
+    # `intel-rapl:0` is a package, `intel-rapl:0:1` a part of it; `intel-rapl:1`
+    # may be `psys`, the whole board, the package included.
     counters = [p for p in _ENERGY.glob('*-rapl:*') if p.name.count(':') == 1]
-    used = [int((path / 'energy_uj').read_text()) for path in counters]
+    used = [
+      int((path / 'energy_uj').read_text())
+      for path in counters
+      if (path / 'name').read_text().startswith('package')
+    ]
   except (OSError, ValueError):
     return None
   return sum(used) / 1e6 if used else None

@@ -6,6 +6,7 @@ themselves have gone.
 
 import json
 import pathlib
+import shutil
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -86,7 +87,7 @@ def to_restore(workdir: pathlib.Path) -> bool:
 
 
 def restore(workdir: pathlib.Path, claimed: dict[str, Any]) -> int:
-  """Takes over the records that an earlier report holds.
+  """Takes over the records that an earlier report holds, all or none.
 
   Args:
     workdir: of the study; with a `report.json` and without records, as where a
@@ -97,7 +98,8 @@ def restore(workdir: pathlib.Path, claimed: dict[str, Any]) -> int:
     How many records were taken over.
 
   Raises:
-    UserError: if the report is damaged or of a study with other settings.
+    UserError: if the report is damaged or of a study with other settings, or
+      if the records cannot be written.
   """
   if not to_restore(workdir):
     return 0
@@ -124,14 +126,23 @@ def restore(workdir: pathlib.Path, claimed: dict[str, Any]) -> int:
       f'{path} is of a study with another {", ".join(differing[:8])}: use the '
       'same settings to go on with it, or another --workdir.'
     )
-  for name, record in zip(names, records, strict=True):
+  for name in names:
     target = folder / f'{name}.json'
     if not target.resolve().is_relative_to(folder.resolve()):
       raise UserError(f'{path} names a cell {name!r}, which is no cell.')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    workdir_lib.write_json(target, record)
   if report.get('cost') and not (workdir / 'cost.json').exists():
     workdir_lib.write_json(workdir / 'cost.json', report['cost'])
+  # Under their name all at once and last: a part of them would pass for what
+  # the study has, and the next report of it would replace this one.
+  partial = workdir / 'records.partial'
+  if partial.exists():
+    shutil.rmtree(partial)
+  partial.mkdir()
+  for name, record in zip(names, records, strict=True):
+    target = partial / f'{name}.json'
+    target.parent.mkdir(parents=True, exist_ok=True)
+    workdir_lib.write_json(target, record)
+  partial.rename(folder)
   return len(names)
 
 

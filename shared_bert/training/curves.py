@@ -36,7 +36,8 @@ def line_chart(
     x_label: below.
     x: K places, rising; each gets a mark, as a share in per cent.
     curves: name to K values; what is not finite is left out.
-    bands: name to K pairs of a low and a high value, drawn as bars.
+    bands: name to K pairs of a low and a high value, drawn as bars; those
+      that are not finite, or of a value that is not, are left out.
 
   Returns:
     uint8 [H, W, 3].
@@ -73,13 +74,15 @@ def line_chart(
     colour = _COLOURS[number % len(_COLOURS)]
     # Beside each other, or the bars of one level would hide each other.
     shift = 3 * (number - (len(curves) - 1) / 2)
-    points = [
-      (across(place) + shift, up(value))
-      for place, value in zip(x, values, strict=True)
-      if math.isfinite(value)
-    ]
-    for (place, _), (low, high) in zip(points, bands.get(name, ())):  # noqa: B905
-      draw.line((place, up(low), place, up(high)), colour)
+    points = []
+    pairs = bands.get(name, [(math.nan, math.nan)] * len(x))
+    for place, value, pair in zip(x, values, pairs, strict=True):
+      # A level without its value has no bar either.
+      if math.isfinite(value):
+        at = across(place) + shift
+        points.append((at, up(value)))
+        if all(map(math.isfinite, pair)):
+          draw.line([(at, up(end)) for end in pair], colour)
     draw.line(points, colour, 3)
     for place, height in points:
       draw.ellipse((place - 4, height - 4, place + 4, height + 4), colour)

@@ -116,7 +116,11 @@ class _StopSignals:
   def _ask(self, number, frame):
     del frame
     self.asked = signal.Signals(number).name
-    self._restore()
+    if stopping.is_one_wish():
+      # There is no second one, also after this training.
+      stopping.ask(self.asked)
+    else:
+      self._restore()
 
   def _restore(self):
     for number, handler in self._before.items():
