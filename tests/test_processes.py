@@ -3,6 +3,8 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -191,6 +193,23 @@ def test_the_other_processes_of_a_killed_one_leave_to_be_started_again(
   assert time.monotonic() - started < 90
   if other.code == 75:
     assert 'start all of them again' in other.err
+
+
+_LEAVING = (
+  'import atexit, os, signal, sys\n'
+  'import jax\n'
+  'from shared_bert.training import processes\n'
+  # Runs after what is registered later.
+  'atexit.register(lambda: os.kill(os.getpid(), signal.SIGTERM))\n'
+  'jax.distributed.initialize = lambda *_, **__: None\n'
+  'processes.join("127.0.0.1:1", 2, 0, None)\n'
+  'sys.exit(75)\n'
+)
+
+
+def test_a_process_that_is_stopped_as_it_leaves_keeps_its_exit_code():
+  done = subprocess.run([sys.executable, '-c', _LEAVING], check=False)
+  assert done.returncode == 75
 
 
 def test_a_workdir_in_use_is_refused_by_all_processes(

@@ -7,11 +7,13 @@ must not happen twice, such as writing a file, the first process does alone
 JAX is imported where it is used: help and flags do without it.
 """
 
+import atexit
 import contextlib
 import ipaddress
 import json
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -155,6 +157,10 @@ def join(
     _index, _count = process_id, num_processes
   else:
     _index, _count = jax.process_index(), jax.process_count()
+  # Whoever started all of them, as srun does, may stop the others once one has
+  # left, and they would lose their exit code amid their last steps. At the exit
+  # this comes before JAX, which lets none leave before all have come there.
+  atexit.register(signal.signal, signal.SIGTERM, signal.SIG_IGN)
   if not is_first():
     # One voice; errors are told by all.
     sys.stdout = open(os.devnull, 'w')
