@@ -45,8 +45,9 @@ share_gpus() {
   for (( round = 0; round < rounds; round++ )); do
     for gpu in "${found[@]}"; do free+=("$gpu"); done
   done
-  if (( rounds > 1 )); then  # JAX takes three quarters of a GPU by itself
-    : "${XLA_PYTHON_CLIENT_MEM_FRACTION:=.$(( 90 / rounds ))}"
+  # JAX takes three quarters of a GPU by itself, and no two names of its share.
+  if (( rounds > 1 )) && [[ -z ${XLA_CLIENT_MEM_FRACTION-} ]]; then
+    : "${XLA_PYTHON_CLIENT_MEM_FRACTION:=$(printf '0.%03d' $(( 900 / rounds )))}"
     export XLA_PYTHON_CLIENT_MEM_FRACTION
   fi
 }

@@ -117,7 +117,13 @@ def test_runs_side_by_side_have_a_gpu_each_the_one_that_is_free(tmp_path):
   assert by_seed == {'0': ['4'], '1': ['7'], '2': ['7'], '3': ['7']}
   # More runs than GPUs: they share them and their memory.
   by_seed = given(3, '1 2 3', '4,7')
-  assert by_seed == {'1': ['4', '.45'], '2': ['7', '.45'], '3': ['4', '.45']}
+  assert by_seed == {
+    '1': ['4', '0.450'],
+    '2': ['7', '0.450'],
+    '3': ['4', '0.450'],
+  }
+  by_seed = given(10, '1 2', '4')
+  assert by_seed == {'1': ['4', '0.090'], '2': ['4', '0.090']}
   # One at a time has all.
   assert given(1, '1', '4,7') == {'1': ['4,7']}
 
