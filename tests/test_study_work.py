@@ -11,6 +11,7 @@ from shared_bert.study import (
   work,
 )
 from shared_bert.study.analysis import analyse
+from shared_bert.training import workdir as workdir_lib
 from tests.tiny_jobs import pretrain_config, shrink, write_glue
 
 
@@ -58,6 +59,24 @@ def test_a_start_that_is_gone_is_trained_again_and_so_is_what_it_began_with(
     folder = workdir / cell.name
     assert (folder / 'results.json').exists()
     assert (folder / 'checkpoints').exists() == is_kept
+
+
+def test_no_worker_waits_for_a_start_that_another_one_trains_again(
+  config, tmp_path
+):
+  config.models = ('standard', 'shared')
+  config.tasks, config.finetune.from_mnli = ('rte',), False
+  workdir = tmp_path / 'study'
+  kept = records.Records(workdir)
+  first, second, *tunings = cells.cells_of(config)
+  for cell in (first, second):
+    kept.put(cell, {'loss': 1.0})
+  one, other = tunings
+  with workdir_lib.alone(work._lock(workdir, first.name)):
+    assert not work._try([one], config, workdir, kept)
+    assert work._try([other], config, workdir, kept)
+  assert kept.get(one.name) is None
+  assert 'accuracy' in kept.get(other.name)['metrics']['dev']
 
 
 def test_a_checkpoint_of_mnli_is_kept_for_tasks_that_may_be_added(

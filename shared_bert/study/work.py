@@ -75,7 +75,11 @@ def _try(
   workdir: pathlib.Path,
   records: Records,
 ) -> bool:
-  """Does cells that no other worker is at; to whether there were any."""
+  """Does cells that no other worker is at; to whether there were any.
+
+  Not those that begin with what another worker is training again: there may be
+  others to do in the meantime.
+  """
   with contextlib.ExitStack() as stack:
     mine = []
     for cell in group:
@@ -87,6 +91,11 @@ def _try(
         mine.append(cell)
     if not mine:
       return False
+    if mine[0].task and not _why_not(mine[0], records):
+      try:
+        _make_start(mine[0], config, workdir, records)
+      except InUse:
+        return False
     say(f'── {", ".join(cell.name for cell in mine)}')
     for cell, found in _do(mine, config, workdir, records):
       records.put(cell, found)
@@ -112,8 +121,6 @@ def _do(
     for each in group:
       yield each, {'failed': why}
     return
-  if cell.task:
-    _make_start(cell, config, workdir, records)
   if len(group) > 1:
     try:
       _train_together(group, config, workdir, records)
@@ -195,20 +202,21 @@ def _positions(its: ConfigDict) -> int | None:
 def _make_start(
   cell: Cell, config: ConfigDict, workdir: pathlib.Path, records: Records
 ) -> None:
-  """Trains again what a cell begins with, where only its record was kept."""
+  """Trains again what a cell begins with, where only its record was kept.
+
+  Raises:
+    InUse: if another worker is at it.
+  """
   its = cells_lib.finetune_config(config, cell, workdir, None)
   start = pathlib.Path(its.init_from)
   name = str(start.relative_to(workdir.absolute()))
   before = next(c for c in cells_lib.cells_of(config) if c.name == name)
-  # Only one worker at a time: the others find it when they come.
-  while not _is_kept(start):
-    try:
-      with workdir_lib.alone(_lock(workdir, name)):
-        if not _is_kept(start):
-          say(f'{name} is done, and its checkpoint is gone: once more')
-          _train_again(before, config, workdir, records)
-    except InUse:
-      time.sleep(_POLL_SECONDS)
+  if _is_kept(start):
+    return
+  with workdir_lib.alone(_lock(workdir, name)):
+    if not _is_kept(start):
+      say(f'{name} is done, and its checkpoint is gone: once more')
+      _train_again(before, config, workdir, records)
 
 
 def _is_kept(start: pathlib.Path) -> bool:
