@@ -311,6 +311,31 @@ def test_a_report_without_times_of_a_new_model_has_no_hours(config, tmp_path):
     findings.collect(config, tmp_path)
 
 
+def test_a_part_of_a_study_is_done_under_the_times_of_all_of_it(
+  config, tmp_path
+):
+  config.models, config.closer_models = ('standard', 'shared', 'tied'), ()
+  config.tasks = ('mnli', 'cola')
+  cost_of_it = {
+    'of': settings.costly(config),
+    'models': {model: {} for model in config.models},
+    'tasks': {},
+  }
+  config.models, config.tasks = ('tied', 'standard'), ('cola',)
+  assert records.is_timed(cost_of_it, config)
+  found = findings._of_models(cost_of_it, config.models)
+  assert set(found['models']) == {'standard', 'tied'}
+  assert records.is_timed(found, config)
+  config.models = ('standard', 'symmetric')
+  assert not records.is_timed(cost_of_it, config)
+  config.models = ('shared',)
+  assert records.is_timed(cost_of_it, config)
+  assert not records.is_timed(found, config)
+  config.models = ('standard',)
+  config.pretrain.data.seq_len = 48
+  assert not records.is_timed(cost_of_it, config)
+
+
 @pytest.fixture(scope='module')
 def tiny_study(text, pretrained, tmp_path_factory):
   """A study of seconds, as a file; to the command in a folder."""

@@ -2,6 +2,7 @@
 
 import datetime
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -68,12 +69,20 @@ def collect(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
       / config.workers
       / 3600,
     },
-    'cost': cost or None,
+    'cost': _of_models(cost, config.models) or None,
     'pretrain': pretrain,
     'finetune': finetune,
     'tries': tries,
     'records': [record for _, record in there],
   }
+
+
+def _of_models(cost: dict[str, Any], models: Iterable[str]) -> dict[str, Any]:
+  """The part of a cost that is of these models."""
+  kept = {m: v for m, v in cost.get('models', {}).items() if m in models}
+  # What goes on from the report must not take the others for timed.
+  of = {**cost.get('of', {}), 'models': list(kept)}
+  return {**cost, 'of': of, 'models': kept} if cost else cost
 
 
 def _chosen(cells: list[Cell], records: Records) -> dict[str, bool]:

@@ -166,8 +166,13 @@ def read_cost(workdir: pathlib.Path) -> dict[str, Any]:
 def is_timed(cost: dict[str, Any], config: ConfigDict) -> bool:
   """Whether a cost is of the models and rows that a study has now.
 
+  It may be of more models and tasks: a part of them is done under its times.
+
   Args:
     cost: from `read_cost`.
     config: of the study, validated.
   """
-  return cost.get('of') == settings.costly(config)
+  of, now = dict(cost.get('of') or {}), settings.costly(config)
+  return all(
+    set(now.pop(part)) <= set(of.pop(part, ())) for part in ('models', 'tasks')
+  ) and (of == now)
