@@ -95,6 +95,23 @@ def test_the_best_rate_of_a_grid_is_taken(config, tmp_path):
   assert made.train.learning_rate == 3e-4
 
 
+@pytest.mark.parametrize('seeds', [(0,), (0, 1)])
+def test_a_report_has_of_a_grid_the_best_whatever_else_is_run(
+  config, tmp_path, seeds
+):
+  config.models, config.closer_models = ('standard',), ()
+  config.tasks, config.small_task_seeds = ('cola',), seeds
+  config.learning_rates = (1e-4, 3e-4)
+  kept = records.Records(tmp_path)
+  for cell in cells.cells_of(config):
+    if cell.task and not cell.grid:
+      metrics = {'dev': {'matthews': 1e3 * cell.learning_rate}}
+      kept.put(cell, {'learning_rate': cell.learning_rate, 'metrics': metrics})
+  found = findings.collect(config, tmp_path)
+  assert [r['learning_rate'] for r in found['finetune']] == [3e-4]
+  assert [r['learning_rate'] for r in found['tries']] == [1e-4]
+
+
 def test_narrow_is_the_widest_that_has_no_more_parameters_than_shared():
   shared = BertConfig.of_size('tiny', vocab_size=8_000)
   sizes = cells.narrowed(shared)

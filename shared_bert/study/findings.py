@@ -1,5 +1,6 @@
 """All that a study has found, as one dict: what its report is made of."""
 
+import dataclasses
 import datetime
 import pathlib
 from collections.abc import Iterable
@@ -87,11 +88,18 @@ def _of_models(cost: dict[str, Any], models: Iterable[str]) -> dict[str, Any]:
 
 def _chosen(cells: list[Cell], records: Records) -> dict[str, bool]:
   """Of every try of a grid that is over, whether it did best."""
-  chosen = {}
+  grids: dict[tuple, list[Cell]] = {}
   for cell in cells:
-    if cell.grid and all(records.get(name) for name in cell.grid):
-      best = best_rate(cell, records)
-      for name in cell.grid:
+    if cell.task:
+      key = (cell.model, cell.task, cell.pretrain_seed, cell.seed)
+      grids.setdefault(key, []).append(cell)
+  chosen = {}
+  for tries in grids.values():
+    # There may be no other seeds, for which the grid would be.
+    names = tuple(cell.name for cell in tries)
+    if len(names) > 1 and all(records.get(name) for name in names):
+      best = best_rate(dataclasses.replace(tries[0], grid=names), records)
+      for name in names:
         rate = (records.get(name) or {}).get('learning_rate')
         # Where all failed there is no best, and none of them has a rate.
         chosen[name] = rate is not None and rate == best
