@@ -378,6 +378,16 @@ def test_the_report_renders(whole):
   assert len(summary.splitlines()) == 10
 
 
+def test_curves_of_other_rows_than_the_table_say_so():
+  findings = study(tasks=('mrpc',))
+  assert 'Curves are of' not in report.markdown(analyse(findings), {})
+  for record in findings['pretrain']:
+    losses = {'heldout_32': {'loss': 3.1}, 'heldout_128': {'loss': 3.0}}
+    record |= {'metrics': losses, 'curve_of': 'heldout_32'}
+  text = report.markdown(analyse(findings), {})
+  assert 'Curves are of `heldout_32`' in text
+
+
 def test_half_a_study_says_what_is_missing():
   findings = study(models=('standard', 'shared', 'tied'))
   gone = [

@@ -87,7 +87,8 @@ def _pretraining(analysis: Analysis, figure: 'Figure') -> bool:
         label=label,
       )
   whole.legend()
-  _label(whole, 'steps', 'held-out masked-word loss (nats)')
+  of = scores.curves_of(analysis.findings)
+  _label(whole, 'steps', f'held-out masked-word loss (nats){of and f", {of}"}')
   _label(end, 'steps, the last two fifths', '')
   return True
 

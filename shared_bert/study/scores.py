@@ -353,6 +353,16 @@ def word_order(findings: Mapping[str, Any], model: str) -> Order:
   return Order(gains, 'uses' if used and measured else 'unknown')
 
 
+def curves_of(findings: Mapping[str, Any]) -> str:
+  """Which held-out rows the curves are of, where there are several; or ''."""
+  named = {
+    record.get('curve_of')
+    for record in findings.get('pretrain') or []
+    if len(record.get('metrics') or ()) > 1
+  }
+  return next(iter(named)) or '' if len(named) == 1 else ''
+
+
 def is_untrained(findings: Mapping[str, Any], model: str) -> bool:
   """Whether it predicts worse than the frequency of words does, on any seed."""
   contexts = [

@@ -64,6 +64,12 @@ def pretraining(analysis: Analysis, pictures: Pictures) -> list[str]:
     *table,
     *_picture(pictures, 'pretraining', 'Held-out loss by steps, a line a seed'),
   ]
+  if of := scores.curves_of(analysis.findings):
+    lines += [
+      f'Curves are of `{of}`, the rows of the first stage, which are read from '
+      'the first step on; all else here is of the rows of the last.',
+      '',
+    ]
   chosen = analysis.family('pretraining')
   return lines + compared.section(analysis, chosen, 'less is better')
 
