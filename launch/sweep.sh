@@ -53,8 +53,9 @@ share_gpus() {
 }
 share_gpus
 
-stopping=0 failed=()
+stopping=0 names=()
 declare -A running=() gpu_of=()  # by process: its name, its GPU
+declare -A code_of=()  # by name, of runs that failed
 # A run that is stopped saves first.
 stop() {
   stopping=1
@@ -68,7 +69,7 @@ settle() {  # waits for one run
   code=$?
   [[ -n ${done_pid:-} ]] || return 0  # a signal
   if (( code )); then
-    failed+=("${running[$done_pid]} ($code)")
+    code_of[${running[$done_pid]}]=$code
   fi
   [[ -n ${gpu_of[$done_pid]} ]] && free+=("${gpu_of[$done_pid]}")
   unset "running[$done_pid]" "gpu_of[$done_pid]"
@@ -79,6 +80,7 @@ for task in $tasks; do
     while (( ${#running[@]} >= jobs )); do settle; done
     (( stopping )) && break 2
     name=$task-$seed
+    names+=("$name")
     echo "sweep: $name, see $workdir/$name.log"
     gpu=${free[0]:-}
     free=("${free[@]:1}")
@@ -92,6 +94,10 @@ for task in $tasks; do
 done
 while (( ${#running[@]} )); do settle; done
 
+failed=()  # in the order in which they were begun
+for name in ${names[@]+"${names[@]}"}; do
+  [[ -n ${code_of[$name]-} ]] && failed+=("$name (${code_of[$name]})")
+done
 if (( ${#failed[@]} )); then
   echo "sweep: not finished (exit code): ${failed[*]}" >&2
 fi
