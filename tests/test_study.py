@@ -552,6 +552,21 @@ def test_a_record_cannot_leave_the_study(config, tmp_path):
   assert records.to_restore(tmp_path)
 
 
+def test_a_study_goes_on_whatever_its_steps_were_timed_with(config, tmp_path):
+  claimed = settings.claimed(config)
+  report = {
+    'records': [{'cell': 'pretrain/x/seed-0'}],
+    # As an earlier version wrote it.
+    'claimed': claimed | {'cost_rounds': 5},
+  }
+  (tmp_path / 'report.json').write_text(json.dumps(report))
+  assert records.restore(tmp_path, claimed) == 1
+  config.cost_rounds += 1
+  assert settings.claimed(config) == claimed
+  config.pretrain.train.steps = 77
+  assert settings.claimed(config) != claimed
+
+
 def test_an_interrupted_restore_takes_nothing_over_and_is_begun_again(
   config, tmp_path, monkeypatch
 ):

@@ -106,9 +106,9 @@ def restore(workdir: pathlib.Path, claimed: dict[str, Any]) -> int:
   path, folder = workdir / 'report.json', workdir / 'records'
   try:
     report = json.loads(path.read_text())
-    records, theirs = report['records'], report['claimed']
+    records, theirs = report['records'], settings.lasting(report['claimed'])
     names = [record['cell'] for record in records]
-  except (ValueError, OSError, KeyError, TypeError) as error:
+  except (ValueError, OSError, KeyError, TypeError, AttributeError) as error:
     raise UserError(
       f'{path} is not the report of a study ({error}): move it away.'
     ) from error

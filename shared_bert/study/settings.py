@@ -3,6 +3,7 @@
 import ast
 import copy
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -28,8 +29,9 @@ NARROW = 'narrow'
 SMALL_TASKS = ('cola', 'mrpc', 'stsb', 'rte', 'wnli')
 # SQuAD 1.1 and 2.0, whose settings are in sections of these names.
 SQUAD = ('squad1', 'squad2')
-# Keys that say which cells there are, not what is in one: they may change.
-_CELL_KEYS = (
+# Keys that say which cells there are and how they are run, not what is in one:
+# they may change.
+_FREE_KEYS = (
   'models',
   'pretrain_seeds',
   'closer_models',
@@ -40,6 +42,7 @@ _CELL_KEYS = (
   'seeds_together',
   'workers',
   'keep_checkpoints',
+  'cost_rounds',
 )
 
 
@@ -141,14 +144,22 @@ def seeds_of(config: ConfigDict, model: str) -> tuple[int, ...]:
 
 def claimed(config: ConfigDict) -> dict:
   """What must not change while a study goes on, as JSON would hold it."""
-  kept = {k: v for k, v in config.to_dict().items() if k not in _CELL_KEYS}
-  return json.loads(json.dumps(kept))
+  return json.loads(json.dumps(lasting(config.to_dict())))
+
+
+def lasting(of_study: Mapping[str, Any]) -> dict[str, Any]:
+  """Of the settings of a study those that must not change, nested as they are.
+
+  Args:
+    of_study: all of them, or what an earlier version took for these.
+  """
+  return {k: v for k, v in of_study.items() if k not in _FREE_KEYS}
 
 
 def costly(config: ConfigDict) -> dict:
   """What the cost of a study is measured of, as JSON would hold it."""
   of = {'models': list(config.models), 'tasks': list(config.tasks)}
-  return of | claimed(config)
+  return of | {'cost_rounds': config.cost_rounds} | claimed(config)
 
 
 def validate(config: ConfigDict) -> None:
