@@ -116,8 +116,7 @@ class Analysis:
     return [
       c
       for c in self.comparisons
-      if c.measure in measures
-      and (c.measure != 'score' or squad == (set(c.tasks) <= set(scores.SQUAD)))
+      if c.measure in measures and (c.measure != 'score' or squad == c.is_squad)
     ]
 
 

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from shared_bert.study.scores import Pair
+from shared_bert.study.scores import SQUAD, Pair
 from shared_bert.study.statistics import Difference, mean_difference
 
 # From so many on, pre-training seeds are the units of a comparison.
@@ -57,6 +57,11 @@ class Comparison:
   p_holm: float | None = None
   family_size: int = 0
   cannot: str | None = None
+
+  @property
+  def is_squad(self) -> bool:
+    """Whether it is of SQuAD alone; asked of scores."""
+    return set(self.tasks) <= set(SQUAD)
 
   @property
   def name(self) -> str:

@@ -38,7 +38,7 @@ _TENTH = 0.95
 # 128 on.
 _POINTS = 1.0
 
-LIMITS = {
+_LIMITS = {
   'none': 'does not use the order of words',
   'mixed': 'uses the order of words on some seeds only',
   'unknown': 'was not measured for the order of words on every seed',
@@ -209,7 +209,7 @@ def _comparison_of(
     return comparison.about.startswith('small tasks')
 
   def is_squad(comparison: Comparison) -> bool:
-    return set(comparison.tasks) <= set(scores.SQUAD)
+    return comparison.is_squad
 
   def is_glue(comparison: Comparison) -> bool:
     return not is_small(comparison) and not is_squad(comparison)
@@ -248,9 +248,9 @@ def _of_quality(
     sentences.append(wording.why_not_told(comparison))
   sentences.append(_sizes(claim, comparison))
   limits = [
-    f'{model} {LIMITS[order.status]}'
+    f'{model} {_LIMITS[order.status]}'
     for model in (comparison.one, comparison.other)
-    if (order := scores.word_order(findings, model)).status in LIMITS
+    if (order := scores.word_order(findings, model)).status in _LIMITS
   ]
   if conditional := wording.conditional(comparison):
     limits.append(conditional)
