@@ -35,18 +35,6 @@ class SpanModel(TaskModel):
     """Of the sums that `loss_sums` gives."""
     return ('loss', 'accuracy')
 
-  def _logits(
-    self, params: Any, batch: dict, key: Any = None
-  ) -> tuple[jax.Array, jax.Array]:
-    """Of first and last tokens, float32 [B, S] each."""
-    return self._apply(
-      params,
-      batch['input_ids'],
-      batch['token_type_ids'],
-      batch['segment_ids'],
-      key,
-    )
-
   def loss_sums(self, params: Any, batch: dict, key: Any) -> dict:
     """The mean of two cross entropies, and how many spans are right.
 
@@ -67,7 +55,7 @@ class SpanModel(TaskModel):
     names = ('start_positions', 'end_positions')
     is_real = batch['segment_ids'] > 0
     for logits, name in zip(
-      self._logits(params, batch, key), names, strict=True
+      self._forward(params, batch, key), names, strict=True
     ):
       logits = jnp.where(is_real, logits, -1e30)
       losses.append(
@@ -87,7 +75,7 @@ class SpanModel(TaskModel):
     width = max(a['input_ids'].shape[1] for a in self._data.arrays.values())
 
     def outputs(params: Any, batch: dict) -> tuple[jax.Array, ...]:
-      both = jnp.stack(self._logits(params, batch), axis=1)
+      both = jnp.stack(self._forward(params, batch), axis=1)
       missing = width - both.shape[-1]
       both = jnp.pad(both, ((0, 0), (0, 0), (0, missing)))
       return both.reshape(len(both), -1), batch['row_id'], batch['weight']

@@ -77,14 +77,15 @@ class TaskModel:
     """Of the sums that `loss_sums` gives."""
     return ('loss',) if self._data.task.is_regression else ('loss', 'accuracy')
 
-  def _forward(self, params: Any, batch: dict, key: Any = None) -> jax.Array:
+  def _forward(self, params: Any, batch: dict, key: Any = None) -> Any:
+    packed = {k: batch[k] for k in ('first_positions',) if k in batch}
     return self._apply(
       params,
       batch['input_ids'],
       batch['token_type_ids'],
       batch['segment_ids'],
       key,
-      first_positions=batch.get('first_positions'),
+      **packed,
     )
 
   def loss_sums(self, params: Any, batch: dict, key: Any) -> dict:
