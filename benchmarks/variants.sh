@@ -5,11 +5,12 @@
 #   benchmarks/variants.sh CORPUS RUNS [--config.KEY=VALUE ...]
 #
 # CORPUS: of rows of 32 tokens, as benchmarks/study.sh prepares it; RUNS: where
-# to write. Start it again after a stop: it goes on where it was.
+# to write. Start it again after a stop: it goes on where it was. In front,
+# MODELS="'standard','shared'" does these models alone.
 set -euo pipefail
 
 if (( $# < 2 )); then
-  sed -n '2,8s/^# \{0,1\}//p' "$0" >&2
+  sed -n '2,9s/^# \{0,1\}//p' "$0" >&2
   exit 1
 fi
 corpus=$1 runs=$2
@@ -18,12 +19,13 @@ shift 2
 source "$(dirname "${BASH_SOURCE[0]}")/tiny.sh"
 
 low_rank='role_bias=True,residual_rank=6'
-models="'standard','shared','shared:$low_rank','shared:diagonal_init=signs'"
-models+=",'shared:role_bias=True','shared:diagonal_init=signs,$low_rank'"
-models+=",'standard:standard_init=symmetric'"
+all="'standard','shared','shared:$low_rank','shared:diagonal_init=signs'"
+all+=",'shared:role_bias=True','shared:diagonal_init=signs,$low_rank'"
+all+=",'standard:standard_init=symmetric'"
 exec "$python" -m shared_bert.study --config=configs/study.py:size=tiny \
-  --workdir="$runs" --config.models="($models)" --config.closer_models="()" \
-  --config.pretrain_seeds="(0,1,2)" --config.tasks="()" --config.workers=2 \
+  --workdir="$runs" --config.models="(${MODELS:-$all})" \
+  --config.closer_models="()" --config.pretrain_seeds="(0,1,2)" \
+  --config.tasks="()" --config.workers=2 \
   --config.pretrain.data.corpus="$corpus" --config.pretrain.data.seq_len=32 \
   "${pretraining[@]}" --config.pretrain.train.warmup_steps=120 \
   --config.pretrain.train.steps=6000 --config.pretrain.train.batch_size=64 \
