@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from shared_bert.data import glue, own_files, toy
 from shared_bert.data.encoding import encode_examples
 from shared_bert.data.glue import TASKS, Examples, Task
-from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
+from shared_bert.data.tokenizer import Tokenizer
+from shared_bert.data.wordpiece import train_wordpiece
 from shared_bert.errors import UserError
 from shared_bert.span_data import SpanData
 from shared_bert.training import step_folders

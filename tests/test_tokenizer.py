@@ -158,21 +158,6 @@ def test_windows_line_ends_give_the_same_vocabulary(tmp_path):
   assert tokenizer_lib.Tokenizer.load(tmp_path).vocab == VOCAB
 
 
-def test_training_gives_a_working_vocabulary():
-  texts = ['the cat sat on the mat', 'the bat sat on the cat'] * 20
-  tokenizer = tokenizer_lib.train_wordpiece(iter(texts), vocab_size=60)
-  assert tokenizer.vocab[:5] == SPECIALS
-  assert tokenizer.vocab_size <= 60
-  ids = tokenizer.encode_batch(['The cat sat on the mat'])[0]
-  assert tokenizer.unk_id not in ids
-  assert tokenizer.decode(ids) == 'the cat sat on the mat'
-
-
-def test_training_refuses_a_size_below_the_alphabet():
-  with pytest.raises(UserError, match='too small'):
-    tokenizer_lib.train_wordpiece(['abcdefghijklmnop'] * 3, vocab_size=10)
-
-
 def test_tokenizer_travels_to_other_processes(small):
   copy = pickle.loads(pickle.dumps(small))
   assert copy.sha256 == small.sha256

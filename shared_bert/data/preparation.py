@@ -25,7 +25,8 @@ from shared_bert.data.documents import Sharding, Tokenise
 from shared_bert.data.packing import SHORTEST_CHUNK, RowMaker
 from shared_bert.data.sources import Source
 from shared_bert.data.stages import say
-from shared_bert.data.tokenizer import Tokenizer, train_wordpiece
+from shared_bert.data.tokenizer import Tokenizer
+from shared_bert.data.wordpiece import train_wordpiece
 from shared_bert.data.workers import WorkStopped
 from shared_bert.errors import UserError
 
@@ -262,7 +263,7 @@ def _start(
   """Makes the folder ready for work and puts the vocabulary there.
 
   What an interrupted preparation of the same request left stays, its
-  vocabulary above all: training twice gives two vocabularies.
+  vocabulary among it.
   """
   mark = partial / stages.REQUEST
   wanted = json.dumps([shared_bert.__version__, stages.state(), request])

@@ -24,7 +24,6 @@ from tokenizers import (
   normalizers,
   pre_tokenizers,
   processors,
-  trainers,
 )
 
 from shared_bert.data import vocabulary_files
@@ -83,7 +82,7 @@ class Tokenizer:
     self.is_continuation = np.array([t.startswith('##') for t in self.vocab])
     self.is_continuation.flags.writeable = False
     self.sha256 = _digest(self.vocab, self.lowercase)
-    self._engine = _engine(
+    self._engine = pipeline(
       models.WordPiece(
         vocab=ids,
         unk_token='[UNK]',
@@ -276,56 +275,13 @@ class Tokenizer:
     return decoders.WordPiece(prefix='##', cleanup=True).decode(tokens)
 
 
-def train_wordpiece(
-  texts: Iterable[str], vocab_size: int, lowercase: bool = True
-) -> Tokenizer:
-  """Trains a WordPiece vocabulary.
-
-  Two runs on the same text give two different vocabularies: the library's
-  training is not deterministic. Train once, save, and pass the file on.
+def pipeline(model: models.WordPiece, lowercase: bool) -> tokenizers.Tokenizer:
+  """BERT's way from text to pieces, around a model of the library.
 
   Args:
-    texts: the text in pieces of any size; read once, as a stream.
-    vocab_size: tokens wanted, the five special ones among them; a small text
-      gives fewer.
+    model: to make pieces of words, or to be trained.
     lowercase: whether text is lower-cased and stripped of accents.
-
-  Returns:
-    The tokenizer, with `[PAD] [UNK] [CLS] [SEP] [MASK]` as ids 0 to 4.
-
-  Raises:
-    UserError: the size does not even hold the text's letters.
   """
-  if vocab_size <= len(SPECIAL_TOKENS):
-    raise UserError(
-      f'A vocabulary of {vocab_size} tokens is too small: the special tokens '
-      f'alone take {len(SPECIAL_TOKENS)}; ask for some thousands.'
-    )
-  engine = _engine(models.WordPiece(unk_token='[UNK]'), lowercase)
-  trainer = trainers.WordPieceTrainer(
-    vocab_size=vocab_size,
-    # BERT's frequency floor is not published; 2 is the library's own choice
-    # for BERT (`BertWordPieceTokenizer.train`), as is 1000 for the alphabet.
-    min_frequency=2,
-    # A letter takes two ids, alone and inside a word. A small vocabulary must
-    # not spend itself on rare scripts.
-    limit_alphabet=min(1000, max(64, vocab_size // 20)),
-    special_tokens=list(SPECIAL_TOKENS),
-    continuing_subword_prefix='##',
-    show_progress=False,
-  )
-  engine.train_from_iterator(texts, trainer)
-  ids = engine.get_vocab(with_added_tokens=True)
-  if len(ids) > vocab_size:
-    raise UserError(
-      f'A vocabulary of {vocab_size} tokens is too small: the letters of the '
-      f'text alone take {len(ids)}; ask for more, four times that or so.'
-    )
-  return Tokenizer.from_vocab(sorted(ids, key=ids.__getitem__), lowercase)
-
-
-def _engine(model: models.WordPiece, lowercase: bool) -> tokenizers.Tokenizer:
-  """BERT's pipeline around a WordPiece model."""
   engine = tokenizers.Tokenizer(model)
   # strip_accents=None follows `lowercase`, as BERT's own tokenizer does.
   engine.normalizer = normalizers.BertNormalizer(
