@@ -12,22 +12,10 @@ cells and hours and ends.
 """
 
 from shared_bert import config as config_lib
-from shared_bert import recipes
 from shared_bert.study import settings
 
 
 def get_config(arg=None):
   """The config; `arg` may name `size` and `hours`."""
   args = config_lib.parse_arg(arg, size='base', hours=0.0)
-  config = settings.study_defaults()
-  for name in ('pretrain', 'finetune', 'squad1', 'squad2'):
-    part = config[name]
-    part.model.size = args.size
-  train = config.pretrain.train
-  # Devlin et al. 2019, appendix A.2; configs/pretrain.py has the sources.
-  train.steps, train.batch_size, train.warmup_steps = 1_000_000, 256, 10_000
-  train.learning_rate = recipes.PRETRAINING_RATES.get(args.size, 1e-4)
-  if args.hours:
-    train.steps, train.hours = None, args.hours
-    train.warmup_steps, train.warmup_ratio = None, 0.01
-  return config
+  return settings.study_at(args.size, args.hours)

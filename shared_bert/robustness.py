@@ -14,6 +14,7 @@ from shared_bert import robustness_config, robustness_results
 from shared_bert.data import noise as noise_lib
 from shared_bert.data import outside as outside_lib
 from shared_bert.data.encoding import encode_examples
+from shared_bert.data.glue_tasks import Task
 from shared_bert.data.packed_batches import Shape
 from shared_bert.errors import UserError
 from shared_bert.interop.opening import is_foreign
@@ -110,7 +111,7 @@ def measure(
       f'{data.task.name} has no labelled split here to measure on: name one in '
       'data.splits, or a labelled file in data.dev_file.'
     )
-  sets = _outside_sets(config, data)
+  sets = outside_sets(config, data.task)
   model = TaskModel(
     model_config,
     data,
@@ -248,11 +249,20 @@ def _curves(
   return found
 
 
-def _outside_sets(
-  config: ConfigDict, data: TaskData
+def outside_sets(
+  config: ConfigDict, task: Task
 ) -> list[tuple[outside_lib.OutsideSet, pathlib.Path, Any]]:
-  """Every set to score, with its file and examples; says what is not there."""
-  outside, task, sets = config.outside, data.task, []
+  """Every set to score, with its file and examples; says what is not there.
+
+  Args:
+    config: of `robustness_defaults`, validated; of its `data` what the files of
+      `outside.files` are like is read.
+    task: of the model.
+
+  Raises:
+    UserError: as `data/outside.py` for a folder, a set or a file.
+  """
+  outside, sets = config.outside, []
   if outside.dir:
     found = outside_lib.find(outside.dir, task.name, outside.sets)
     if not found:

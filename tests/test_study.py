@@ -272,6 +272,19 @@ def test_gpus_are_numbered_as_cuda_sees_them(monkeypatch, tmp_path):
   assert [s['CUDA_VISIBLE_DEVICES'] for s in shown] == ['0', '1']
 
 
+def test_workers_do_not_share_a_tpu(monkeypatch, tmp_path):
+  monkeypatch.delenv('JAX_PLATFORMS', raising=False)
+  monkeypatch.setattr(conductor, '_DEVICES', tmp_path)
+  monkeypatch.setattr(conductor.importlib.util, 'find_spec', lambda name: name)
+  assert conductor._devices(0, 2) == {}
+  (tmp_path / 'accel0').touch()
+  assert conductor._devices(0, 1) == {}
+  with pytest.raises(UserError, match='workers=2, and a TPU belongs to one'):
+    conductor._devices(1, 2)
+  monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+  assert conductor._devices(1, 2) == {}
+
+
 def test_workers_that_share_a_gpu_share_its_memory(monkeypatch):
   keys = ('XLA_PYTHON_CLIENT_MEM_FRACTION', 'XLA_CLIENT_MEM_FRACTION')
   monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '4,5')

@@ -10,10 +10,10 @@ import sys
 import pytest
 
 from shared_bert.errors import UserError
-from shared_bert.study import figures, judgement, report, scores
+from shared_bert.study import figures, judgement, report, scores, tables
 from shared_bert.study.analysis import analyse
 from shared_bert.study.claims import CLAIMS, base_parameters
-from shared_bert.study.settings import study_defaults
+from shared_bert.study.settings import study_at, study_defaults
 from shared_bert.training import metrics
 from shared_bert.training.workdir import flatten
 from tests.tiny_study import GLUE, MODELS, study
@@ -184,6 +184,35 @@ def test_a_task_on_which_both_models_collapsed_is_left_out_and_named():
   assert all('cola' not in c.tasks for c in noise)
   # All kinds of the tasks that are in it.
   assert '*10' in report.markdown(found, {})
+
+
+def test_no_comparison_is_there_twice():
+  # Of two tasks one is left out, which leaves of their mean the other.
+  findings = study(tasks=('mrpc', 'sst2', 'squad1', 'squad2'))
+  for record in findings['finetune']:
+    if record['task'] == 'squad2':
+      record['metrics']['dev'] |= {'f1': 0.0, 'HasAns_f1': 0.0}
+      record['collapsed'] = ['dev']
+  found = analyse(findings)
+  names = [c.name for c in found.comparisons]
+  assert len(set(names)) == len(names)
+  of_third = [c for c in found.family('squad') if c.one == 'symmetric']
+  assert [c.about for c in of_third] == ['squad1', 'squad2']
+
+
+def test_an_area_under_noise_has_an_interval_over_the_examples():
+  findings = study(tasks=('sst2', 'cola'), robust=True)
+  for record in findings['finetune']:
+    for curve in record['robustness']['curves'].values():
+      # Areas are of scores between 0 and 1, and reports of percentages.
+      wide = 0.03 if record['task'] == 'sst2' else 0.04
+      curve['auc_interval'] = [curve['auc'] - wide, curve['auc'] + 2 * wide]
+  row = tables.noise(analyse(findings))[2].split('|')
+  under, ends = float(row[5]), [float(end) for end in row[6].split(' to ')]
+  assert ends == pytest.approx([under - 2.5, under + 5.0], abs=0.011)
+  del curve['auc_interval']
+  analysis = analyse(findings | {'finetune': [record]})
+  assert tables.noise(analysis)[-2].split('|')[6].strip() == '–'
 
 
 def test_runs_are_judged_anew_where_a_record_has_what_it_needs():
@@ -431,15 +460,19 @@ def test_only_what_was_planned_is_missing():
   assert not any('narrow' in line for line in missing)
 
 
-def test_settings_are_shown_where_they_are_not_the_defaults():
+@pytest.mark.parametrize('hours', [0.0, 0.5])
+def test_settings_are_shown_where_they_are_not_those_of_the_config(hours):
   findings = study(tasks=('mrpc',))
-  findings['config'] = flatten(study_defaults().to_dict())
-  findings['config'] |= {'workers': 2, 'pretrain.train.batch_size': 48}
+  findings['config'] = flatten(study_at('tiny', hours).to_dict())
+  usual = study_defaults().pretrain.train.batch_size
+  findings['config'] |= {'workers': 2, 'pretrain.train.batch_size': usual}
   text = report.markdown(analyse(findings), {})
-  shown = text.split('not the defaults')[1].split('```')[1]
+  arg = 'size=tiny,hours=0.5' if hours else 'size=tiny'
+  assert f'--config=configs/study.py:{arg} ' in text
+  shown = text.split('not those of that config')[1].split('```')[1]
   assert set(shown.split('\n')[1:-1]) == {
     '--config.workers=2',
-    '--config.pretrain.train.batch_size=48',
+    f'--config.pretrain.train.batch_size={usual}',
   }
 
 

@@ -71,8 +71,23 @@ def _check_files(config) -> None:
     finetune = copy.deepcopy(config.finetune)
     finetune.data.task = ','.join(tasks)
     file_validation.check_files(finetune)
+    _check_outside(config, tasks)
   for task in set(config.tasks) & set(settings.SQUAD):
     file_validation.check_files(config[task])
+
+
+def _check_outside(config, tasks: Sequence[str]) -> None:
+  """Reads the sets and files of other domains, which come last in a study."""
+  outside = config.robustness.outside
+  if not (outside.dir or outside.files):
+    return
+  from shared_bert import robustness
+  from shared_bert.data.glue_tasks import TASKS
+
+  for task in tasks:
+    its = copy.deepcopy(config.robustness)
+    its.outside = settings.outside_of(config, task)
+    robustness.outside_sets(its, TASKS[task])
 
 
 def _do_part(part, config, workdir: pathlib.Path) -> None:

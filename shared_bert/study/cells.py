@@ -193,6 +193,7 @@ def robustness_config(
   """
   made = copy.deepcopy(config.robustness)
   made.init_from = str(workdir.absolute() / cell.name)
+  made.outside = settings.outside_of(config, cell.task)
   return made
 
 

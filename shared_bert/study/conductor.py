@@ -1,6 +1,7 @@
 """Starts the workers of a study, watches them, and stops them together."""
 
 import contextlib
+import importlib.util
 import math
 import os
 import pathlib
@@ -174,9 +175,18 @@ def _stop(processes: dict[str, subprocess.Popen]) -> None:
 
 
 def _devices(number: int, count: int) -> dict[str, str]:
-  """What shows a worker its share of the GPUs, where there are any."""
+  """What shows a worker its share of the GPUs, where there are any.
+
+  Raises:
+    UserError: where there is a TPU, which belongs to one process.
+  """
   if count == 1:
     return {}
+  if _uses_tpu():
+    raise UserError(
+      f'workers={count}, and a TPU belongs to one process: set workers=1, '
+      'which uses all of its chips, or JAX_PLATFORMS=cpu.'
+    )
   shown = os.environ.get('CUDA_VISIBLE_DEVICES')
   if shown is None:
     # CUDA counts those that it sees: in a container the host's nvidia3 can be
@@ -194,6 +204,15 @@ def _devices(number: int, count: int) -> dict[str, str]:
     # JAX takes three quarters of a GPU by itself.
     shares[_MEMORY[0]] = f'{0.9 / most:.3f}'
   return shares
+
+
+def _uses_tpu() -> bool:
+  """Whether JAX would take a TPU, without asking JAX, which would take it."""
+  platforms = os.environ.get('JAX_PLATFORMS', '')
+  if platforms and 'tpu' not in platforms.split(','):
+    return False
+  chips = [*_DEVICES.glob('accel[0-9]*'), *_DEVICES.glob('vfio/[0-9]*')]
+  return bool(chips and importlib.util.find_spec('libtpu'))
 
 
 def _pin(pid: int, number: int, count: int) -> None:

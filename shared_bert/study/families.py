@@ -129,7 +129,9 @@ def of_scores(findings: Mapping[str, Any], runs: Sequence[Run]) -> list:
       if model != subject or chosen != among or len(chosen) > 1:
         found += [_of_tasks(runs, family, models, [task]) for task in chosen]
       if model != subject and len(among) > 1:
-        found.append(_of_tasks(runs, family, models, among))
+        mean = _of_tasks(runs, family, models, among)
+        # What came down to one task is there already.
+        found.append(mean if mean and len(mean.tasks) > 1 else None)
   return found
 
 

@@ -25,8 +25,8 @@ RULE = (
   'words on every pre-training seed, or that was not measured. What the '
   'interval alone would give is then said beside it. A run has collapsed where '
   'it is no better than one answer for all examples: its accuracy is not more '
-  'than a standard error above that of the commonest class, its Matthews '
-  'correlation not more than one above 0, or not a word of an answer is found. '
+  'than a standard error above that of the commonest class, its correlation '
+  'not more than one above 0, or not a word of an answer is found. '
   'A task on which most runs of both models collapsed is left out of a mean '
   'and named.'
 )

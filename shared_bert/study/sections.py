@@ -21,7 +21,7 @@ from shared_bert.study import (
 )
 from shared_bert.study.analysis import Analysis
 from shared_bert.study.figures import Pictures
-from shared_bert.study.settings import study_defaults
+from shared_bert.study.settings import study_at
 from shared_bert.study.statistics import LEVEL
 from shared_bert.study.wording import number
 from shared_bert.training.workdir import flatten
@@ -35,7 +35,17 @@ def cost(analysis: Analysis, pictures: Pictures) -> list[str]:
   times = tables.times(analysis)
   if not table and not times:
     return [*lines, 'Cost was not measured.', '']
-  lines += table
+  if table:
+    lines += [
+      'FLOPs of training are counted for the longest rows of pre-training; MiB '
+      'are what the compiler says that a step of it holds, on the rows that '
+      'the table of times names; energy where the machine can be asked for it.',
+      '',
+      *table,
+      'Parameters by block:',
+      '',
+      *tables.blocks(analysis),
+    ]
   if times:
     load = found.get('load')
     lines += [
@@ -122,10 +132,11 @@ def noise(analysis: Analysis, pictures: Pictures) -> list[str]:
   lines += [
     'Of each curve of a task’s first metric over levels of noise the mean '
     'height (its area over its width), × 100, and what it is above the metric '
-    'without noise; of MNLI on the matched set. Means '
-    'over tasks that all models have. Of differences of scores a task is left '
-    'out where most runs of both models collapsed, of what noise changes where '
-    'those of one did: who has learnt nothing loses nothing.',
+    'without noise; of MNLI on the matched set. Means over tasks that all '
+    'models have, with intervals over the examples of their dev sets, not '
+    'over seeds. Of differences of scores a task is left out where most runs '
+    'of both models collapsed, of what noise changes where those of one did: '
+    'who has learnt nothing loses nothing.',
     '',
     *tables.noise(analysis),
     *compared.section(
@@ -271,11 +282,15 @@ def again(analysis: Analysis) -> list[str]:
   findings = analysis.findings
   config: Mapping[str, Any] = findings.get('config') or {}
   versions: Mapping[str, Any] = findings.get('versions') or {}
+  size = config.get('pretrain.model.size') or 'base'
+  hours = config.get('pretrain.train.hours') or 0.0
+  arg = f'size={size}' + (f',hours={hours:g}' if hours else '')
   lines = [
     '## How to repeat it',
     '',
     '```text',
-    '$ python -m shared_bert.study --config=configs/study.py --workdir=…',
+    f'$ python -m shared_bert.study --config=configs/study.py:{arg} \\',
+    '    --workdir=…',
     '```',
     '',
   ]
@@ -283,14 +298,14 @@ def again(analysis: Analysis) -> list[str]:
     named = ', '.join(f'{k} {v}' for k, v in versions.items())
     lines += [f'{findings.get("date") or "No date"}; {named or "no versions"}.']
     lines += ['']
-  defaults = flatten(study_defaults().to_dict())
+  defaults = flatten(study_at(size, hours).to_dict())
   changed = {
     key: value
     for key, value in config.items()
     if key not in defaults or not _is_same(value, defaults[key])
   }
   if changed:
-    lines += ['With these, which are not the defaults of a study:', '']
+    lines += ['With these, which are not those of that config:', '']
     lines += ['```text']
     lines += [f'--config.{k}={_as_flag(v)}' for k, v in changed.items()]
     lines += ['```', '']

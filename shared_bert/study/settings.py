@@ -12,12 +12,14 @@ from ml_collections.config_dict import placeholder
 from shared_bert import (
   command_line,
   key_validation,
+  recipes,
   robustness_config,
   span_config,
   validation,
 )
 from shared_bert import config as config_lib
 from shared_bert.data.glue_tasks import TASKS
+from shared_bert.data.outside import OUTSIDE
 from shared_bert.errors import UserError
 from shared_bert.model.config import ATTENTIONS
 
@@ -86,6 +88,26 @@ def study_defaults() -> ConfigDict:
   return config
 
 
+def study_at(size: str, hours: float = 0.0) -> ConfigDict:
+  """The study of `configs/study.py`.
+
+  Args:
+    size: `model.size` of all models.
+    hours: of a pre-training, in place of BERT's steps; 0 for these.
+  """
+  config = study_defaults()
+  for name in ('pretrain', 'finetune', *SQUAD):
+    config[name].model.size = size
+  train = config.pretrain.train
+  # Devlin et al. 2019, appendix A.2; configs/pretrain.py has the sources.
+  train.steps, train.batch_size, train.warmup_steps = 1_000_000, 256, 10_000
+  train.learning_rate = recipes.PRETRAINING_RATES.get(size, 1e-4)
+  if hours:
+    train.steps, train.hours = None, hours
+    train.warmup_steps, train.warmup_ratio = None, 0.01
+  return config
+
+
 def changes_of(model: str) -> dict[str, Any]:
   """The keys of the model that its name stands for.
 
@@ -133,6 +155,23 @@ def measures_robustness(config: ConfigDict) -> bool:
   """Whether there is noise or a set of another domain to measure with."""
   outside = config.robustness.outside
   return bool(config.robustness.noise.kinds or outside.dir or outside.files)
+
+
+def outside_of(config: ConfigDict, task: str) -> ConfigDict:
+  """Of the sets and files of other domains those for the models of a task."""
+  its = copy.deepcopy(config.robustness.outside)
+  its.sets = tuple(name for name in its.sets if task in OUTSIDE[name].tasks)
+  if config.robustness.outside.sets and not its.sets:
+    its.dir = ''  # no set named: all of the folder
+  files = map(_whose, its.files)
+  its.files = tuple(file for of, file in files if of in ('', task))
+  return its
+
+
+def _whose(file: str) -> tuple[str, str]:
+  """The task of `sst2=new.csv`, none of `new.csv`; and the file."""
+  task, _, path = file.partition('=')
+  return (task, path) if task in TASKS and path else ('', file)
 
 
 def seeds_of(config: ConfigDict, model: str) -> tuple[int, ...]:
@@ -244,6 +283,7 @@ def validate(config: ConfigDict) -> None:
     )
   robustness.init_from = 'each'
   validation.validate(robustness)
+  _check_outside(robustness.outside, glue_tasks(config))
   if config.pretrain.data.source == 'text' and not config.pretrain.data.corpus:
     raise UserError(
       'pretrain.data.corpus is not set: all models read one corpus, which '
@@ -271,6 +311,28 @@ def validate(config: ConfigDict) -> None:
     validation.validate(finetune)
   for task in set(config.tasks) & set(SQUAD):
     validation.validate(config[task])
+
+
+def _check_outside(outside: ConfigDict, tasks: list[str]) -> None:
+  """Refuses sets and files of other domains that are of no task's models."""
+  for name in outside.sets:
+    if not set(tasks) & set(OUTSIDE[name].tasks):
+      raise UserError(
+        f'robustness.outside.sets names {name!r}, which models of '
+        f'{", ".join(OUTSIDE[name].tasks)} read: tasks has none of them.'
+      )
+  for file in outside.files:
+    task, path = _whose(file)
+    if task and task not in tasks:
+      raise UserError(
+        f'robustness.outside.files names {file!r}, and tasks has no {task}.'
+      )
+    if not task and len(tasks) > 1:
+      raise UserError(
+        f'robustness.outside.files names {path!r}, and there are models of '
+        f'{", ".join(tasks)}: say whose models read it, such as '
+        f"'{tasks[0]}={path}'."
+      )
 
 
 def change_model(keys: ConfigDict, changes: dict[str, Any], model: str) -> None:

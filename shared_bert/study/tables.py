@@ -1,5 +1,7 @@
 """The tables of a report, as lines of Markdown; none where nothing was run."""
 
+import math
+import statistics
 from collections.abc import Iterable, Sequence
 
 from shared_bert.study import scores, wording
@@ -95,6 +97,22 @@ def cost(analysis: Analysis) -> list[str]:
     'J a step',
   )
   return table(head, rows)
+
+
+def blocks(analysis: Analysis) -> list[str]:
+  """Parameters by block."""
+  models = (analysis.findings.get('cost') or {}).get('models') or {}
+  counts = {
+    model: models[model]['parameters']
+    for model in analysis.models
+    if (models.get(model) or {}).get('parameters')
+  }
+  names = dict.fromkeys(name for each in counts.values() for name in each)
+  rows = [
+    [model, *(wording.thousands(each.get(name)) for name in names)]
+    for model, each in counts.items()
+  ]
+  return table(('model', *names), rows)
 
 
 def times(analysis: Analysis) -> list[str]:
@@ -296,11 +314,41 @@ def noise(analysis: Analysis) -> list[str]:
           ', '.join(analysis.noise_tasks[kind]),
           number(clean),
           number(under.mean if under else None),
+          _area_interval(analysis, kind, model, under),
           signed(change.mean if change else None),
         ]
       )
-  head = ('noise', 'model', 'tasks', 'clean', 'under noise', 'change')
+  head = ('noise', 'model', 'tasks', 'clean', 'under noise', '95 %', 'change')
   return table(head, rows, words=3)
+
+
+def _area_interval(
+  analysis: Analysis, kind: str, model: str, mean: Spread | None
+) -> str:
+  """Of the mean height of curves over tasks, over the examples.
+
+  Runs of a task see the same examples, so that their intervals are averaged;
+  tasks have nothing in common, so that those of several add up as variances do.
+  """
+  tasks = analysis.noise_tasks[kind]
+  below, above = 0.0, 0.0
+  for task in tasks:
+    reach = []
+    for run in analysis.runs:
+      if (run.model, run.task) == (model, task):
+        curve = scores.robustness_of(run.record)['curves'].get(kind) or {}
+        if ends := curve.get('auc_interval'):
+          reach.append((curve['auc'] - ends[0], ends[1] - curve['auc']))
+    if not reach or mean is None:
+      return wording.NONE
+    low, high = (
+      scores.scale_of(task) * statistics.fmean(side)
+      for side in zip(*reach, strict=True)
+    )
+    below, above = math.hypot(below, low), math.hypot(above, high)
+  low = number(mean.mean - below / len(tasks)) if mean else wording.NONE
+  high = number(mean.mean + above / len(tasks)) if mean else wording.NONE
+  return f'{low} to {high}'
 
 
 def outside(analysis: Analysis) -> list[str]:

@@ -239,9 +239,9 @@ def collapsed_splits(
   Classes: accuracy within one standard error, sqrt(p (1 - p) / N), of the
   commonest class's share p; with Matthews' correlation, which looks beyond
   that share, within one of none, 1 / sqrt(N): N times its square is the
-  chi-squared statistic of the table of two classes. Scores: no correlation at
-  all, as constant predictions have. Answers: of the questions that have one
-  not a word is found.
+  chi-squared statistic of the table of two classes. Scores: Pearson's
+  correlation within as much, its standard error where there is none. Answers:
+  of the questions that have one not a word is found.
 
   Args:
     metrics: by split, by name.
@@ -258,7 +258,8 @@ def collapsed_splits(
     elif 'exact_match' in values:
       is_blind = values.get('HasAns_f1', values['f1']) == 0.0
     else:
-      is_blind = values.get('pearson') == 0.0
+      error = 1 / np.sqrt(sizes[split])
+      is_blind = values.get('pearson', 1.0) <= error
     if is_blind:
       found.append(split)
   return found
