@@ -547,6 +547,18 @@ def test_records_of_other_settings_are_not_taken_over(config, tmp_path):
     records.restore(tmp_path, settings.claimed(config))
 
 
+def test_records_of_another_corpus_are_not_taken_over(config, tmp_path):
+  claimed = settings.claimed(config)
+  found = [{'cell': 'pretrain/x/seed-0', 'corpora': ['one', 'two']}]
+  # Fine-tunings name none.
+  found += [{'cell': 'finetune/x/seed-0/cola/seed-0'}]
+  report = {'records': found, 'claimed': claimed}
+  (tmp_path / 'report.json').write_text(json.dumps(report))
+  with pytest.raises(UserError, match='another corpus of the same name'):
+    records.restore(tmp_path, claimed, ['one', 'three'])
+  assert records.restore(tmp_path, claimed, ['one', 'two']) == 2
+
+
 def test_a_report_from_before_a_key_came_is_taken_over(config, tmp_path):
   claimed = settings.claimed(config)
   del claimed['finetune']['train']['early_stopping']

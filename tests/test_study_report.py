@@ -186,6 +186,19 @@ def test_a_task_on_which_both_models_collapsed_is_left_out_and_named():
   assert '*10' in report.markdown(found, {})
 
 
+def test_models_of_several_corpora_are_named_as_such():
+  findings = study(tasks=('mrpc',))
+  records = findings['pretrain']
+  for record in records:
+    record['context']['frequency'] = 7.0
+  assert 'corpora' not in report.markdown(analyse(findings), {})
+  records[1]['context']['frequency'] = 7.000002
+  text = report.markdown(analyse(findings), {}).split('## Limits')[1]
+  assert 'The pre-trainings are of 2 corpora' in text
+  name = f'{records[1]["model"]} {records[1]["seed"]}'
+  assert f'7.000002 of {name} (seeds)' in text
+
+
 def test_no_comparison_is_there_twice():
   # Of two tasks one is left out, which leaves of their mean the other.
   findings = study(tasks=('mrpc', 'sst2', 'squad1', 'squad2'))
@@ -486,6 +499,13 @@ def test_any_part_may_be_missing(key):
   analysis = analyse(findings)
   assert '## Limits' in report.markdown(analysis, {})
   json.loads(report.json_text(analysis), parse_constant=pytest.fail)
+
+
+def test_a_variant_is_held_against_what_it_is_a_variant_of():
+  name = 'shared:role_bias=True'
+  findings = study(models=('standard', 'shared', name), tasks=('mrpc',))
+  of = {(c.one, c.other) for c in analyse(findings).family('pretraining')}
+  assert of == {('shared', 'standard'), (name, 'standard'), (name, 'shared')}
 
 
 def test_variants_of_models_are_found():

@@ -113,7 +113,8 @@ def _conduct(config, workdir: pathlib.Path) -> None:
   if not _PLAN.value:  # settings may be tried in plans
     usual = settings.claimed(settings.study_defaults())
     workdir_lib.claim(workdir, claimed, usual)
-  if restored := records.restore(workdir, claimed):
+  corpora = records.fingerprints_of(config.pretrain)
+  if restored := records.restore(workdir, claimed, corpora):
     print(f'{restored} cells are taken over from {workdir / "report.json"}')
   if not _REPORT.value:
     cost = records.read_cost(workdir)

@@ -26,7 +26,8 @@ FAMILIES = {
   'squad': 'SQuAD × models to the baseline',
   'noise': 'kinds of noise × models to the baseline × two measures',
   'outside': 'other data sets × models to the baseline',
-  'pretraining': 'held-out loss × models to the baseline',
+  'pretraining': 'held-out loss × models to the baseline, variants to the '
+  'plain one',
   'time': 'seconds × models to the baseline',
 }
 
@@ -285,10 +286,18 @@ def of_pretraining(findings: Mapping[str, Any]) -> list:
     if not record.get('failed') and scores.is_number(record.get('loss')):
       of_model = losses.setdefault(record['model'], {})
       of_model[record['seed'], 0] = record['loss']
-  baseline = baseline_of(findings)
+  baseline, subject = baseline_of(findings), subject_of(findings)
+  chosen = [(model, baseline) for model in _others(findings)]
+  # What a change to the method brings is asked of the method without it.
+  if subject != baseline:
+    chosen += [
+      (model, subject)
+      for model in _others(findings)
+      if subject and model.startswith(f'{subject}:')
+    ]
   found = []
-  for model in _others(findings):
-    pairs = paired(losses.get(model, {}), losses.get(baseline, {}))
+  for model, rival in chosen:
+    pairs = paired(losses.get(model, {}), losses.get(rival, {}))
     if pairs:
       ours, theirs = zip(*pairs.values(), strict=True)
       found.append(
@@ -297,7 +306,7 @@ def of_pretraining(findings: Mapping[str, Any]) -> list:
           'loss',
           'held-out loss',
           model,
-          baseline,
+          rival,
           [],
           'pre-training seed',
           len(pairs),

@@ -7,10 +7,13 @@ themselves have gone.
 import json
 import pathlib
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from shared_bert import config as config_lib
+from shared_bert.data import corpus
 from shared_bert.errors import UserError
 from shared_bert.study import settings
 from shared_bert.study.cells import Cell
@@ -86,13 +89,38 @@ def to_restore(workdir: pathlib.Path) -> bool:
   ).exists()
 
 
-def restore(workdir: pathlib.Path, claimed: dict[str, Any]) -> int:
+def fingerprints_of(pretraining: ConfigDict) -> list[str]:
+  """What rows a pre-training reads, in the order of its stages.
+
+  Args:
+    pretraining: its settings.
+
+  Returns:
+    `fingerprint` of each corpus; none of the toy data, which are always the
+    same.
+
+  Raises:
+    UserError: if a corpus is not there.
+  """
+  if not pretraining.data.corpus:
+    return []
+  folders = config_lib.corpora_of(pretraining)
+  return [
+    corpus.read_manifest(pathlib.Path(folder))['fingerprint']
+    for folder in folders
+  ]
+
+
+def restore(
+  workdir: pathlib.Path, claimed: dict[str, Any], corpora: Sequence[str] = ()
+) -> int:
   """Takes over the records that an earlier report holds, all or none.
 
   Args:
     workdir: of the study; with a `report.json` and without records, as where a
       report is all that was kept.
     claimed: `settings.claimed` of this study.
+    corpora: `fingerprints_of` its pre-trainings.
 
   Returns:
     How many records were taken over.
@@ -125,6 +153,12 @@ def restore(workdir: pathlib.Path, claimed: dict[str, Any]) -> int:
     raise UserError(
       f'{path} is of a study with another {", ".join(differing[:8])}: use the '
       'same settings to go on with it, or another --workdir.'
+    )
+  # Fine-tunings have none, nor had earlier versions.
+  if any(r.get('corpora', [*corpora]) != [*corpora] for r in records):
+    raise UserError(
+      f'{path} is of a study on another corpus of the same name: models of two '
+      'cannot be compared; use that corpus, or another --workdir.'
     )
   for name in names:
     target = folder / f'{name}.json'

@@ -248,12 +248,33 @@ def limits(analysis: Analysis) -> list[str]:
       'common: an interval of scores is then conditional on these pre-trained '
       'models, and one of losses has little to stand on.'
     )
+  if apart := _corpora(analysis):
+    lines.append(apart)
   if size:
     lines.append(
       f'Everything is of size {size}, with the settings below and the budget '
       'above. What other sizes and longer training would give is not measured.'
     )
   return ['## Limits', '', *(f'- {line}' for line in lines), '']
+
+
+def _corpora(analysis: Analysis) -> str:
+  """Of how many corpora the models are, where it is more than one."""
+  # The loss by frequency is of the rows and of nothing that a model has learnt.
+  found: dict[str, list[str]] = {}
+  for record in analysis.findings.get('pretrain') or []:
+    value = (record.get('context') or {}).get('frequency')
+    if scores.is_number(value):
+      its = found.setdefault(number(value, 6), [])
+      its.append(f'{record["model"]} {record["seed"]}')
+  if len(found) < 2:
+    return ''
+  parts = [f'{value} of {", ".join(names)}' for value, names in found.items()]
+  return (
+    f'The pre-trainings are of {len(found)} corpora, with other rows or '
+    'another vocabulary, as the loss by frequency tells: '
+    f'{"; ".join(parts)} (seeds). Their losses are compared as if it were one.'
+  )
 
 
 def _corrections(analysis: Analysis) -> str:

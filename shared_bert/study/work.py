@@ -23,7 +23,7 @@ from shared_bert.robustness import robustness
 from shared_bert.study import cells as cells_lib
 from shared_bert.study import context, scores, settings
 from shared_bert.study.cells import Cell
-from shared_bert.study.records import Records
+from shared_bert.study.records import Records, fingerprints_of
 from shared_bert.training import step_folders
 from shared_bert.training import workdir as workdir_lib
 from shared_bert.training.checkpoint import open_checkpoint
@@ -175,6 +175,7 @@ def _pretrain(
   return {
     'steps': results['steps'],
     'tokens': _positions(its),
+    'corpora': fingerprints_of(its),
     'seconds': results['training_seconds'],
     'loss': results['metrics'][split]['loss'],
     'accuracy': results['metrics'][split]['accuracy'],
