@@ -144,6 +144,8 @@ def _short(analysis: Analysis, verdict: Verdict) -> str:
     parts[0] += f', 95 % {wording.interval(c)}'
   if c.family == 'planned' and 'GLUE (' not in c.about:
     parts.append(wording.about(c))
+  if c.measure == 'seconds':
+    parts.append('on this machine, at this size')
   if c.left_out:
     parts.append(f'without {listed(c.left_out)}')
   if verdict.shown != verdict.verdict:
