@@ -137,6 +137,7 @@ def test_majority_rate_counts_the_commonest_class():
     ({'pearson': 0.0, 'spearman': 0.0}, True),
     ({'pearson': 0.04, 'spearman': 0.1}, True),
     ({'pearson': 0.05, 'spearman': 0.0}, False),
+    ({'pearson': 0.1, 'spearman': 0.1}, False),
     ({'exact_match': 50.0, 'f1': 50.0, 'HasAns_f1': 0.0}, True),
     ({'exact_match': 50.0, 'f1': 51.0, 'HasAns_f1': 2.0}, False),
     ({'exact_match': 0.0, 'f1': 0.0}, True),

@@ -62,10 +62,10 @@ def test_files_are_read_before_the_first_cell(config, tmp_path):
   config.robustness.outside.files = (str(path),)
   config.robustness.data.text_columns = ('sentence',)
   path.write_text('sentence,label\nwell done,1\n')
-  command._check_files(config)
+  command._check_outside(config)
   path.write_text('sentence,label\nwell done,5\n')
   with pytest.raises(UserError, match="new.csv, line 2: the label '5'"):
-    command._check_files(config)
+    command._check_outside(config)
   config.robustness.outside.update({'files': (), 'dir': str(tmp_path / 'odd')})
   with pytest.raises(UserError, match='is not a folder that is there'):
-    command._check_files(config)
+    command._check_outside(config)

@@ -9,6 +9,7 @@ a hash map, and breaks ties between equally frequent pairs by these numbers
 import collections
 from collections.abc import Iterable
 
+import tokenizers
 from tokenizers import models, trainers
 
 from shared_bert.data.tokenizer import SPECIAL_TOKENS, Tokenizer, pipeline
@@ -42,9 +43,8 @@ def train_wordpiece(
   texts = list(texts)
   # A letter takes two ids, alone and inside a word. A small vocabulary must not
   # spend itself on rare scripts.
-  letters, inner = _letters(
-    texts, min(1000, max(64, vocab_size // 20)), lowercase
-  )
+  engine = pipeline(models.WordPiece(unk_token='[UNK]'), lowercase)
+  letters, inner = _letters(texts, min(1000, max(64, vocab_size // 20)), engine)
   first = [*SPECIAL_TOKENS, *(f'##{letter}' for letter in inner)]
   if len(first) + len(letters) > vocab_size:
     raise UserError(
@@ -52,7 +52,6 @@ def train_wordpiece(
       f'text alone take {len(first) + len(letters)}; ask for more, four times '
       'that or so.'
     )
-  engine = pipeline(models.WordPiece(unk_token='[UNK]'), lowercase)
   trainer = trainers.WordPieceTrainer(
     vocab_size=vocab_size,
     # BERT's frequency floor is not published; 2 is the library's own choice
@@ -71,10 +70,9 @@ def train_wordpiece(
 
 
 def _letters(
-  texts: list[str], most: int, lowercase: bool
+  texts: list[str], most: int, engine: tokenizers.Tokenizer
 ) -> tuple[list[str], list[str]]:
   """The most frequent letters, and those of them that stand inside of words."""
-  engine = pipeline(models.WordPiece(unk_token='[UNK]'), lowercase)
   # Cut at spaces first, which is quick: most words come more than once.
   words = collections.Counter()
   for text in texts:

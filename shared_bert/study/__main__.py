@@ -47,6 +47,8 @@ def _command() -> None:
     _do_part(_PART.value, config, workdir)
     return
   _check_files(config)
+  if not _REPORT.value:  # which reads none of them
+    _check_outside(config)
   # One may look while the study is under way.
   looks = _only_looks(config, workdir)
   with contextlib.nullcontext() if looks else workdir_lib.alone(workdir):
@@ -71,12 +73,11 @@ def _check_files(config) -> None:
     finetune = copy.deepcopy(config.finetune)
     finetune.data.task = ','.join(tasks)
     file_validation.check_files(finetune)
-    _check_outside(config, tasks)
   for task in set(config.tasks) & set(settings.SQUAD):
     file_validation.check_files(config[task])
 
 
-def _check_outside(config, tasks: Sequence[str]) -> None:
+def _check_outside(config) -> None:
   """Reads the sets and files of other domains, which come last in a study."""
   outside = config.robustness.outside
   if not (outside.dir or outside.files):
@@ -84,9 +85,8 @@ def _check_outside(config, tasks: Sequence[str]) -> None:
   from shared_bert import robustness
   from shared_bert.data.glue_tasks import TASKS
 
-  for task in tasks:
-    its = copy.deepcopy(config.robustness)
-    its.outside = settings.outside_of(config, task)
+  for task in settings.glue_tasks(config):
+    its = settings.robustness_of(config, task)
     robustness.outside_sets(its, TASKS[task])
 
 

@@ -191,9 +191,8 @@ def robustness_config(
     cell: of it, of a task of GLUE.
     workdir: of the study.
   """
-  made = copy.deepcopy(config.robustness)
+  made = settings.robustness_of(config, cell.task)
   made.init_from = str(workdir.absolute() / cell.name)
-  made.outside = settings.outside_of(config, cell.task)
   return made
 
 

@@ -157,15 +157,19 @@ def measures_robustness(config: ConfigDict) -> bool:
   return bool(config.robustness.noise.kinds or outside.dir or outside.files)
 
 
-def outside_of(config: ConfigDict, task: str) -> ConfigDict:
-  """Of the sets and files of other domains those for the models of a task."""
-  its = copy.deepcopy(config.robustness.outside)
+def robustness_of(config: ConfigDict, task: str) -> ConfigDict:
+  """The section `robustness` for the models of a task.
+
+  Of the sets and files of other domains it has those that these read.
+  """
+  made = copy.deepcopy(config.robustness)
+  its = made.outside
   its.sets = tuple(name for name in its.sets if task in OUTSIDE[name].tasks)
   if config.robustness.outside.sets and not its.sets:
     its.dir = ''  # no set named: all of the folder
   files = map(_whose, its.files)
   its.files = tuple(file for of, file in files if of in ('', task))
-  return its
+  return made
 
 
 def _whose(file: str) -> tuple[str, str]:

@@ -330,6 +330,8 @@ def _area_interval(
   Runs of a task see the same examples, so that their intervals are averaged;
   tasks have nothing in common, so that those of several add up as variances do.
   """
+  if mean is None:
+    return wording.NONE
   tasks = analysis.noise_tasks[kind]
   below, above = 0.0, 0.0
   for task in tasks:
@@ -339,16 +341,15 @@ def _area_interval(
         curve = scores.robustness_of(run.record)['curves'].get(kind) or {}
         if ends := curve.get('auc_interval'):
           reach.append((curve['auc'] - ends[0], ends[1] - curve['auc']))
-    if not reach or mean is None:
+    if not reach:
       return wording.NONE
     low, high = (
       scores.scale_of(task) * statistics.fmean(side)
       for side in zip(*reach, strict=True)
     )
     below, above = math.hypot(below, low), math.hypot(above, high)
-  low = number(mean.mean - below / len(tasks)) if mean else wording.NONE
-  high = number(mean.mean + above / len(tasks)) if mean else wording.NONE
-  return f'{low} to {high}'
+  low, high = mean.mean - below / len(tasks), mean.mean + above / len(tasks)
+  return f'{number(low)} to {number(high)}'
 
 
 def outside(analysis: Analysis) -> list[str]:
