@@ -5,7 +5,9 @@
 
 The task, its data and the length of rows are those of the run. A BERT of
 others does not say them: set `--config.data.source=local`,
-`--config.data.glue_dir=glue`, `--config.data.task=cola`. Sets of other domains
+`--config.data.glue_dir=glue`, `--config.data.task=cola`, or of a model that
+answers questions `--config.data.source=files` and a file of SQuAD in
+`--config.data.dev_file`, whose questions get the noise. Sets of other domains
 lie in `--config.outside.dir`; docs/guides/robustness.md says which there are.
 """
 

@@ -73,7 +73,8 @@ def evaluate(
   started = time.monotonic()
   is_ours = not is_foreign(config.init_from)
   workdir_lib.claim(workdir, config_lib.recorded(config, brings_length=is_ours))
-  saved, model_config, mesh, config = open_evaluated(config)
+  saved = open_model(config.init_from).cut_to_vocabulary()
+  model_config, mesh, config = set_up(saved, config)
   is_of_words = 'mask_ratio' in config.data
   build = _masked_model if is_of_words else _task_model
   model, params = build(config, model_config, saved, mesh, options)
@@ -93,23 +94,23 @@ def evaluate(
   )
 
 
-def open_evaluated(
-  config: ConfigDict,
-) -> tuple[SavedModel, BertConfig, Mesh, ConfigDict]:
-  """Opens the model `init_from` to be evaluated; says what it is.
+def set_up(
+  saved: SavedModel, config: ConfigDict
+) -> tuple[BertConfig, Mesh, ConfigDict]:
+  """What a model is evaluated with; says what it is.
 
   Args:
+    saved: the model `init_from`.
     config: of a job that evaluates, validated.
 
   Returns:
-    The model; its configuration, computing in what it was trained in; the
-    devices; and the config with what the model decides, `data.seq_len`.
+    Its configuration, computing in what it was trained in; the devices; and
+    the config with what the model decides, `data.seq_len`.
 
   Raises:
     UserError: as `evaluate`.
   """
   is_of_words = 'mask_ratio' in config.data
-  saved = open_model(config.init_from).cut_to_vocabulary()
   if is_of_words:
     _check_kind(saved, 'pretrain', ('masked_lm', 'pretraining'), config)
   elif span_config.asks_for_spans(config.data):
@@ -131,7 +132,7 @@ def open_evaluated(
   )
   devices = mesh_lib.find_devices()
   mesh = mesh_lib.mesh_for(config.mesh.fsdp, model_config, devices)
-  return saved, model_config, mesh, config
+  return model_config, mesh, config
 
 
 def facts_of(saved: SavedModel) -> dict[str, Any]:
@@ -231,9 +232,9 @@ def task_rows(
   """The rows of a task that a model is evaluated on; says what they are.
 
   Args:
-    config: from `open_evaluated`, of a task.
-    saved: from there.
-    mesh: from there.
+    config: from `set_up`, of a task.
+    saved: the model.
+    mesh: from `set_up`.
     options: of the command.
     only_dev: the dev sets alone where `data.splits` names none.
 

@@ -10,17 +10,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from shared_bert import evaluate as evaluate_lib
-from shared_bert import robustness_config, robustness_results
+from shared_bert import robustness_config, robustness_results, span_robustness
 from shared_bert.data import noise as noise_lib
 from shared_bert.data import outside as outside_lib
 from shared_bert.data.encoding import encode_examples
 from shared_bert.data.glue_tasks import Task
 from shared_bert.data.packed_batches import Shape
 from shared_bert.errors import UserError
-from shared_bert.interop.opening import is_foreign
+from shared_bert.interop.opening import is_foreign, open_model
 from shared_bert.interop.saved import SavedModel
 from shared_bert.model.perturbation import WordNoise
 from shared_bert.robustness_config import EMBEDDING
+from shared_bert.span_data import SpanData
+from shared_bert.span_model import SpanModel
 from shared_bert.task_data import TaskData
 from shared_bert.task_model import TaskModel, predictions_of
 from shared_bert.training import bootstrap, processes
@@ -82,7 +84,8 @@ def measure(
 
   Writes `robustness.npz`, every prediction, and `robustness.png`, the curves.
   All of it computes with one compiled shape of rows, twice where embeddings get
-  noise (without `data.packing`, with one for each of `data.length_buckets`).
+  noise (without `data.packing`, and of questions, with one for each of
+  `data.length_buckets`).
 
   Args:
     config: of `robustness_defaults`, validated.
@@ -94,66 +97,45 @@ def measure(
     `job='eval'`; `noise` by split and kind; and `outside` by set.
 
   Raises:
-    UserError: for a model that is no classifier or regression, for files that
-      are missing or hold what they should not.
+    UserError: for a model of masked words, for files that are missing or hold
+      what they should not.
   """
   started = time.monotonic()
-  saved, model_config, mesh, config = evaluate_lib.open_evaluated(
-    copy.deepcopy(config)
-  )
-  robustness_config.with_data_of(config, saved.run)
+  config = copy.deepcopy(config)
+  saved = open_model(config.init_from).cut_to_vocabulary()
+  if is_of_questions := saved.head == 'question_answering':
+    robustness_config.with_questions_of(config, saved.run)
+  model_config, mesh, config = evaluate_lib.set_up(saved, config)
+  if not is_of_questions:
+    robustness_config.with_data_of(config, saved.run)
   saved, data = evaluate_lib.task_rows(
     config, saved, mesh, options, only_dev=True
   )
-  assert isinstance(data, TaskData)  # a model of spans was refused
-  if not data.labels:
-    raise UserError(
-      f'{data.task.name} has no labelled split here to measure on: name one in '
-      'data.splits, or a labelled file in data.dev_file.'
-    )
-  sets = outside_sets(config, data.task)
-  model = TaskModel(
-    model_config,
-    data,
-    config,
-    mesh,
-    packed_shape=Shape.of_any(config.data.seq_len),
-  )
   params = mesh_lib.place(mesh, saved.params)
-
-  kept: Arrays = {'levels': np.array(config.noise.levels)}
-  metrics, by_split = {}, {}
-  for split in data.labels:
-    outputs = model.outputs_of(params, split)
-    metrics[split] = model.metrics_of(split, outputs)
-    found = {}
-    for kind in config.noise.kinds:
-      noisy = _under_noise(kind, config, saved, data, split, model, params)
-      found[kind] = np.stack(
-        [predictions_of(data.task, each) for each in (outputs, *noisy)]
+  outside: dict[str, Any] = {}
+  if isinstance(data, SpanData):
+    model = SpanModel(model_config, data, config, mesh)
+    metrics = model.evaluate(params).metrics
+    by_split, kept = span_robustness.under_noise(
+      config, saved, data, model, params
+    )
+  else:
+    if not data.labels:
+      raise UserError(
+        f'{data.task.name} has no labelled split here to measure on: name one '
+        'in data.splits, or a labelled file in data.dev_file.'
       )
-    by_split[split] = _curves(config, data, split, found)
-    kept |= {f'{split}/{kind}': each for kind, each in found.items()}
-    kept[f'{split}/labels'] = data.labels[split]
-    kept[f'{split}/ids'] = np.array(data.splits[split].ids)
-
-  outside = {}
-  for row, path, examples in sets:
-    arrays = encode_examples(
-      saved.tokenizer, examples.text_a, examples.text_b, config.data.seq_len
-    ) | {'labels': examples.labels, 'ids': np.array(examples.ids)}
-    if options.dry_run:
-      few = config.data.eval_batch_size
-      arrays = {name: array[:few] for name, array in arrays.items()}
-    labels, ids = arrays.pop('labels'), arrays.pop('ids')
-    folded = outside_lib.fold(row, model.outputs_of_rows(params, arrays))
-    predictions = predictions_of(data.task, folded)
-    outside[row.name] = _scores(config, row, path, predictions, labels)
-    kept[f'outside/{row.name}'] = predictions[None]
-    kept[f'outside/{row.name}/labels'] = labels
-    kept[f'outside/{row.name}/ids'] = ids
+    sets = outside_sets(config, data.task)
+    shape = Shape.of_any(config.data.seq_len)
+    model = TaskModel(model_config, data, config, mesh, packed_shape=shape)
+    metrics, by_split, kept = _under_noise(config, saved, data, model, params)
+    outside, arrays = _outside(
+      config, saved, data, model, params, sets, options
+    )
+    kept |= arrays
 
   levels = tuple(config.noise.levels)
+  kept = {'levels': np.array(levels)} | kept
   processes.on_first(
     lambda: robustness_results.write(workdir, levels, by_split, kept)
   )
@@ -173,6 +155,31 @@ def measure(
 
 
 def _under_noise(
+  config: ConfigDict,
+  saved: SavedModel,
+  data: TaskData,
+  model: TaskModel,
+  params: Any,
+) -> tuple[dict[str, dict[str, float]], dict[str, Any], Arrays]:
+  """Metrics without noise, curves, and predictions to be kept, by split."""
+  metrics, by_split, kept = {}, {}, {}
+  for split, labels in data.labels.items():
+    outputs = model.outputs_of(params, split)
+    metrics[split] = model.metrics_of(split, outputs)
+    found = {}
+    for kind in config.noise.kinds:
+      noisy = _noisy_outputs(kind, config, saved, data, split, model, params)
+      found[kind] = np.stack(
+        [predictions_of(data.task, each) for each in (outputs, *noisy)]
+      )
+    by_split[split] = _curves(config, data, split, found)
+    kept |= {f'{split}/{kind}': each for kind, each in found.items()}
+    kept[f'{split}/labels'] = labels
+    kept[f'{split}/ids'] = np.array(data.splits[split].ids)
+  return metrics, by_split, kept
+
+
+def _noisy_outputs(
   kind: str,
   config: ConfigDict,
   saved: SavedModel,
@@ -223,7 +230,6 @@ def _curves(
   if not predictions:
     return {}
   noise, labels = config.noise, data.labels[split]
-  levels = np.array(noise.levels)
   metric = data.metrics_of(split)[0]
   samples = bootstrap.metric_samples(
     metric,
@@ -232,21 +238,18 @@ def _curves(
     count=noise.resamples,
     seed=noise.seed,
   )
-  found = {}
-  for number, (kind, each) in enumerate(predictions.items()):
-    values = np.array(
-      [metrics_lib.METRICS[metric](one, labels) for one in each]
-    )
-    its = samples[:, number * len(levels) : (number + 1) * len(levels)]
-    areas = metrics_lib.area_under_curve(levels, its)
-    found[kind] = {
-      'metric': metric,
-      'values': values.tolist(),
-      'intervals': [list(bootstrap.interval(one)) for one in its.T],
-      'auc': float(metrics_lib.area_under_curve(levels, values)),
-      'auc_interval': list(bootstrap.interval(areas)),
-    }
-  return found
+  score = metrics_lib.METRICS[metric]
+  return robustness_results.curves_of(
+    metric,
+    noise.levels,
+    {
+      kind: np.array([score(one, labels) for one in each])
+      for kind, each in predictions.items()
+    },
+    dict(
+      zip(predictions, np.split(samples, len(predictions), axis=1), strict=True)
+    ),
+  )
 
 
 def outside_sets(
@@ -287,6 +290,34 @@ def outside_sets(
         f'outside.files: two sets would be called {name!r}: rename a file.'
       )
   return [(row, path, examples) for path, row, examples in sets]
+
+
+def _outside(
+  config: ConfigDict,
+  saved: SavedModel,
+  data: TaskData,
+  model: TaskModel,
+  params: Any,
+  sets: list[tuple[outside_lib.OutsideSet, pathlib.Path, Any]],
+  options: Options,
+) -> tuple[dict[str, Any], Arrays]:
+  """What is said of each set, and predictions to be kept."""
+  outside, kept = {}, {}
+  for row, path, examples in sets:
+    arrays = encode_examples(
+      saved.tokenizer, examples.text_a, examples.text_b, config.data.seq_len
+    ) | {'labels': examples.labels, 'ids': np.array(examples.ids)}
+    if options.dry_run:
+      few = config.data.eval_batch_size
+      arrays = {name: array[:few] for name, array in arrays.items()}
+    labels, ids = arrays.pop('labels'), arrays.pop('ids')
+    folded = outside_lib.fold(row, model.outputs_of_rows(params, arrays))
+    predictions = predictions_of(data.task, folded)
+    outside[row.name] = _scores(config, row, path, predictions, labels)
+    kept[f'outside/{row.name}'] = predictions[None]
+    kept[f'outside/{row.name}/labels'] = labels
+    kept[f'outside/{row.name}/ids'] = ids
+  return outside, kept
 
 
 def _scores(

@@ -7,6 +7,7 @@ import itertools
 
 from ml_collections import ConfigDict
 
+from shared_bert import span_config
 from shared_bert.config import finetune_defaults
 from shared_bert.data.noise import TEXT_KINDS, TOKENS
 from shared_bert.data.outside import OUTSIDE
@@ -142,6 +143,46 @@ def as_evaluation(config: ConfigDict) -> ConfigDict:
     evaluation.data.source = 'toy'
   evaluation.data.task = data.task or usual_task
   return evaluation
+
+
+def with_questions_of(config: ConfigDict, run: dict | None) -> ConfigDict:
+  """A config whose data is that of a model of questions, said in full.
+
+  Args:
+    config: of `robustness_defaults`, validated; changed in place, its `data`
+      to the keys of `span_config.squad_defaults`.
+    run: the config of the run that made the model; None of a model of others.
+
+  Returns:
+    The same config.
+
+  Raises:
+    UserError: where nobody says which file of SQuAD there is, and for sets
+      that no model of questions reads.
+  """
+  given, usual = config.data, robustness_defaults().data
+  data = span_config.squad_defaults().data
+  if run is not None:
+    data.update({key: run['data'][key] for key in data if key in run['data']})
+  for key in ('seq_len', 'length_buckets', 'eval_batch_size'):
+    if given[key] != usual[key]:
+      data[key] = given[key]
+  if given.source:
+    data.dev_file, data.dev_questions = given.dev_file, 0
+  if given.source not in ('', 'files') or not data.dev_file:
+    raise UserError(
+      f'init_from={config.init_from} answers questions, which are in files of '
+      'SQuAD: set data.source=files and data.dev_file, such as dev-v1.1.json.'
+    )
+  if config.outside.files:
+    raise UserError(
+      f'outside.files={tuple(config.outside.files)} are of texts with labels, '
+      f'and init_from={config.init_from} answers questions: measure it once '
+      'more, with data.source=files and another file of SQuAD in data.dev_file.'
+    )
+  del config['data']
+  config.update({'data': data})
+  return config
 
 
 def with_data_of(config: ConfigDict, run: dict | None) -> ConfigDict:

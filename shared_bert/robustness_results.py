@@ -10,11 +10,42 @@ import numpy as np
 from PIL import Image
 
 from shared_bert.errors import UserError
-from shared_bert.training import curves
+from shared_bert.training import bootstrap, curves
+from shared_bert.training import metrics as metrics_lib
 from shared_bert.training.logging import say
 
 PREDICTIONS = 'robustness.npz'
 PICTURE = 'robustness.png'
+
+
+def curves_of(
+  metric: str,
+  levels: Sequence[float],
+  values: Mapping[str, np.ndarray],
+  samples: Mapping[str, np.ndarray],
+) -> dict[str, Any]:
+  """A metric by level and its area, by kind of noise, with intervals.
+
+  Args:
+    metric: its name.
+    levels: K of them.
+    values: by kind, float [K].
+    samples: of resamples of the examples, by kind, float [R, K].
+
+  Returns:
+    What `results.json` says of each kind.
+  """
+  at, found = np.array(levels), {}
+  for kind, each in values.items():
+    areas = metrics_lib.area_under_curve(at, samples[kind])
+    found[kind] = {
+      'metric': metric,
+      'values': each.tolist(),
+      'intervals': [list(bootstrap.interval(one)) for one in samples[kind].T],
+      'auc': float(metrics_lib.area_under_curve(at, each)),
+      'auc_interval': list(bootstrap.interval(areas)),
+    }
+  return found
 
 
 def write(
@@ -79,7 +110,7 @@ def read_predictions(path: str | pathlib.Path) -> dict[str, np.ndarray]:
 
   Two models that were measured on the same data with the same levels and seed
   have seen the same noise: `bootstrap.metric_samples` of both, subtracted, is
-  a paired difference.
+  a paired difference (of questions `bootstrap.mean_samples`).
 
   Args:
     path: of a `robustness.npz`.
@@ -88,7 +119,8 @@ def read_predictions(path: str | pathlib.Path) -> dict[str, np.ndarray]:
     `levels` float64 [K]; for each split `SPLIT/KIND` [K, N], class ids or
     scores, `SPLIT/labels` and `SPLIT/ids` [N]; for each set outside
     `outside/SET` [1, N], by its own classes, `outside/SET/labels` and
-    `outside/SET/ids` [N].
+    `outside/SET/ids` [N]. Of questions `SPLIT/KIND` is the F1 of each answer,
+    from 0 to 1, `SPLIT/ids` are texts, and there are no labels.
 
   Raises:
     UserError: no such file, or one that is damaged.
@@ -126,10 +158,11 @@ def show(results: dict[str, Any]) -> None:
       _row('', [f'{x:.0%}' for x in noise['levels']])
       + f'{"AUC":>8}  95 % interval'
     )
+    places = 2 if metric == 'f1' and results['task'] == 'squad' else 4
     for kind, found in kinds.items():
       low, high = found['auc_interval']
-      numbers = [f'{x:.4f}' for x in (*found['values'], found['auc'])]
-      say(_row(kind, numbers) + f'  {low:.4f} to {high:.4f}')
+      numbers = [f'{x:.{places}f}' for x in (*found['values'], found['auc'])]
+      say(_row(kind, numbers) + f'  {low:.{places}f} to {high:.{places}f}')
   if results['outside']:
     say()
     say(

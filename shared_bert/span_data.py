@@ -146,6 +146,32 @@ class SpanData:
       place=questions.place,
     )
 
+  def asked_otherwise(
+    self,
+    split: str,
+    asked: list[list[int]],
+    tokenizer: Tokenizer,
+    seq_len: int,
+  ) -> Windows:
+    """The windows of a split whose questions have changed.
+
+    Args:
+      split: one to evaluate, of Q questions.
+      asked: Q questions as ids, without special tokens.
+      tokenizer: that encoded the split.
+      seq_len: S.
+    """
+    questions = self.splits[split]
+    return spans.windows_of(
+      tokenizer,
+      asked,
+      questions.contexts,
+      seq_len,
+      stride=self.keys.stride,
+      longest_question=self.keys.question_length,
+      place=questions.place,
+    )
+
   def _training_rows(
     self, tokenizer: Tokenizer, seq_len: int
   ) -> tuple[Arrays, int]:

@@ -1,21 +1,21 @@
 """The model of questions as compiled functions: loss, answers and metrics."""
 
-import functools
 import pathlib
 import weakref
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 
+from shared_bert.data.spans import Windows
 from shared_bert.model.heads import BertForQuestionAnswering
+from shared_bert.model.perturbation import WordNoise
 from shared_bert.span_data import Answers, answers_of
 from shared_bert.task_model import TaskModel
 from shared_bert.training import answer_metrics
-from shared_bert.training import mesh as mesh_lib
 from shared_bert.training import metrics as metrics_lib
 from shared_bert.training.evaluation import Evaluation
 from shared_bert.training.workdir import write_json
@@ -69,18 +69,15 @@ class SpanModel(TaskModel):
       'accuracy': (both, weight),
     }
 
-  @functools.cached_property
-  def _outputs(self) -> Callable[[Any, dict], tuple[jax.Array, ...]]:
+  def _outputs_and_rows(
+    self, params: Any, batch: dict
+  ) -> tuple[jax.Array, ...]:
+    both = jnp.stack(self._forward(params, batch), axis=1)
     # As wide as the longest rows, whatever the batch was cut to.
     width = max(a['input_ids'].shape[1] for a in self._data.arrays.values())
-
-    def outputs(params: Any, batch: dict) -> tuple[jax.Array, ...]:
-      both = jnp.stack(self._forward(params, batch), axis=1)
-      missing = width - both.shape[-1]
-      both = jnp.pad(both, ((0, 0), (0, 0), (0, missing)))
-      return both.reshape(len(both), -1), batch['row_id'], batch['weight']
-
-    return mesh_lib.on_mesh(self._mesh, outputs)
+    missing = width - both.shape[-1]
+    both = jnp.pad(both, ((0, 0), (0, 0), (0, missing)))
+    return both.reshape(len(both), -1), batch['row_id'], batch['weight']
 
   def answers(self, params: Any) -> dict[str, Answers]:
     """What the model says, by split to evaluate.
@@ -90,32 +87,49 @@ class SpanModel(TaskModel):
     leaf = jax.tree.leaves(params)[0]
     if self._newest is not None and self._newest[0]() is leaf:
       return self._newest[1]
-    found = {}
-    for split in self._data.scored:
-      outputs = self.outputs_of(params, split)
-      logits = outputs.reshape(len(outputs), 2, -1)
-      found[split] = answers_of(
-        self._data.splits[split],
-        self._data.windows[split],
-        logits[:, 0],
-        logits[:, 1],
-        self._config,
-      )
+    found = {
+      split: self.answers_in(params, split, self._data.windows[split])
+      for split in self._data.scored
+    }
     self._newest = weakref.ref(leaf), found
     return found
 
+  def answers_in(
+    self,
+    params: Any,
+    split: str,
+    windows: Windows,
+    word_noise: WordNoise | None = None,
+  ) -> Answers:
+    """What the model says to the questions of a split, however asked.
+
+    Args:
+      params: of the model.
+      split: one to evaluate.
+      windows: of its questions, from `SpanData`.
+      word_noise: as for `outputs_of_rows`; all windows of a question get the
+        same at the same place.
+    """
+    questions, rows = self._data.splits[split], windows.rows
+    if word_noise is not None:
+      numbers = np.array(questions.numbers, np.int32)
+      rows = rows | {'example_id': numbers[windows.question]}
+    outputs = self.outputs_of_rows(params, rows, word_noise)
+    starts, ends = outputs.reshape(len(outputs), 2, -1).swapaxes(0, 1)
+    return answers_of(questions, windows, starts, ends, self._config)
+
   def evaluate(self, params: Any) -> Evaluation:
     """The metrics of every split to evaluate."""
-    metrics = {}
-    for split, answers in self.answers(params).items():
-      questions = self._data.splits[split]
-      texts = ([text for text, _ in gold] for gold in questions.answers)
-      metrics[split] = answer_metrics.evaluate(
-        answers.predictions,
-        dict(zip(questions.ids, texts, strict=True)),
-        answers.null_odds,
-      )
-    return Evaluation(metrics)
+    return Evaluation(
+      {
+        split: answer_metrics.evaluate(
+          answers.predictions,
+          self._data.splits[split].gold_texts,
+          answers.null_odds,
+        )
+        for split, answers in self.answers(params).items()
+      }
+    )
 
   def report(self, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
     """What `results.json` says of a model with these metrics.

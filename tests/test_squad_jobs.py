@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import pathlib
 import shutil
 import signal
 
@@ -16,7 +15,6 @@ from shared_bert import config as config_lib
 from shared_bert import (
   export,
   file_validation,
-  span_config,
   tasks,
   validation,
 )
@@ -37,9 +35,8 @@ from shared_bert.training.checkpoint import open_checkpoint
 from shared_bert.training.mesh import planned_mesh
 from shared_bert.training.run import Options
 from tests.squad_files import write_random
-from tests.tiny_jobs import WORDS, finetune_config, shrink
-
-STEPS = 200
+from tests.tiny_jobs import WORDS, finetune_config
+from tests.tiny_squad import config_of, on_one_device
 
 
 @pytest.fixture(scope='module')
@@ -48,34 +45,6 @@ def files(tmp_path_factory):
   folder = tmp_path_factory.mktemp('squad')
   Tokenizer.from_vocab([*SPECIAL_TOKENS, *WORDS]).save(folder)
   return write_random(folder / 'ten.json', 10, 'v2.0')
-
-
-def config_of(train, dev=None, **changes):
-  config = shrink(span_config.squad_defaults(), steps=STEPS, log_every=50)
-  config.data.update(
-    {
-      'train_file': str(train),
-      'dev_file': str(dev or train),
-      'vocab': str(pathlib.Path(train).with_name('vocab.txt')),
-      'seq_len': 20,
-      'stride': 8,
-      'question_length': 4,
-      'length_buckets': (),
-      'eval_batch_size': 8,
-    }
-  )
-  config.model.update({'hidden_size': 32, 'hidden_dropout': 0.0})
-  config.model.attention_dropout = 0.0
-  config.train.update({'learning_rate': 1e-2, 'eval_every': STEPS})
-  config.update_from_flattened_dict(changes)
-  if config.init_from:
-    config.data.vocab = ''
-  validation.validate(config)
-  return config
-
-
-def on_one_device(patch):
-  patch.setattr(mesh_lib, 'find_devices', lambda: jax.devices()[:1])
 
 
 @pytest.fixture(scope='module')

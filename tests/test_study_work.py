@@ -4,14 +4,17 @@ import pytest
 
 from shared_bert.study import (
   cells,
+  families,
   findings,
   records,
   report,
+  scores,
   settings,
   work,
 )
 from shared_bert.study.analysis import analyse
 from shared_bert.training import workdir as workdir_lib
+from tests.squad_files import write_random
 from tests.tiny_jobs import pretrain_config, shrink, write_glue
 
 
@@ -91,6 +94,43 @@ def test_a_checkpoint_of_mnli_is_kept_for_tasks_that_may_be_added(
   config.finetune.from_mnli = False
   work._clean_up(mnli, config, tmp_path)
   assert not checkpoints.exists()
+
+
+def test_models_of_squad_get_noise_and_no_sets_of_other_domains(
+  config, tmp_path
+):
+  shrink(config.squad2, steps=2)
+  file = str(write_random(tmp_path / 'squad.json', 9, 'v2.0'))
+  config.squad2.data.update({'train_file': file, 'dev_file': file})
+  config.squad2.data.update({'seq_len': 16, 'length_buckets': (16,)})
+  config.squad2.data.dev_questions = 7
+  config.tasks, config.finetune.from_mnli = ('squad2',), False
+  config.robustness.noise.kinds = ('characters', 'embedding')
+  config.robustness.noise.levels = (0.0, 0.5)
+  config.robustness.outside.dir = str(tmp_path)  # for models of GLUE
+  settings.validate(config)
+  workdir = tmp_path / 'study'
+  work.work(config, workdir)
+  kept = records.Records(workdir)
+  _, cell = cells.cells_of(config)
+  squad = kept.get(cell.name)
+  measured = squad['robustness']
+  assert squad['examples']['dev'] == 7 and measured['outside'] == {}
+  curves = measured['noise']['curves']['dev']
+  assert list(curves) == ['characters', 'embedding']
+  for found in curves.values():
+    assert found['metric'] == 'f1'
+    assert found['values'][0] == pytest.approx(squad['metrics']['dev']['f1'])
+  # What the report compares is in per cent, like the scores without noise.
+  score = squad['metrics']['dev']['f1']
+  run = scores.Run('standard', 'squad2', (0, 0), score, {}, None, False, squad)
+  under = families.noise_of(run)['characters']
+  change = under['noise'] - curves['characters']['values'][0]
+  assert under['noise_change'] == pytest.approx(change)
+  # Without noise there is nothing to measure of it.
+  config.robustness.noise.kinds = ()
+  assert not settings.measures_robustness(config, 'squad2')
+  assert settings.measures_robustness(config, 'rte')
 
 
 @pytest.mark.parametrize('together', [False, True])

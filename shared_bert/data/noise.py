@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from shared_bert.data.encoding import encode_examples, rows_of
+from shared_bert.data.encoding import rows_of
 from shared_bert.data.glue_reader import Examples
 from shared_bert.data.tokenizer import Tokenizer
 
@@ -247,6 +247,37 @@ def noisy_ids(
   return found
 
 
+def noisy_encodings(
+  kind: str,
+  texts: Sequence[str],
+  examples: Sequence[int],
+  text: int,
+  levels: Sequence[float],
+  seed: int,
+  tokenizer: Tokenizer,
+) -> list[list[list[int]]]:
+  """The word pieces of texts with noise of one kind, at several levels.
+
+  Args:
+    kind: of `TEXT_KINDS`, or `TOKENS`.
+    texts: N texts.
+    examples: N numbers of examples, from 0.
+    text: 0 for first texts, 1 for second ones.
+    levels: each from 0 to 1; at 0 a text is itself.
+    seed: of the noise.
+    tokenizer: gives the ids.
+
+  Returns:
+    For each level N texts as ids, without special tokens and not cut; none of
+    a text of which noise has left nothing.
+  """
+  if kind == TOKENS:
+    encoded, ids = tokenizer.encode_batch(texts), tokenizer.random_ids
+    return noisy_ids(encoded, examples, text, levels, seed, ids)
+  by_level = noisy_texts(kind, texts, examples, text, levels, seed)
+  return [tokenizer.encode_batch(noisy) for noisy in by_level]
+
+
 def noisy_rows(
   kind: str,
   examples: Examples,
@@ -268,31 +299,16 @@ def noisy_rows(
   Returns:
     As `encode_examples`, of K·N rows: first N at the first level, and so on.
   """
-  first, second = examples.text_a, examples.text_b
-  numbers = examples.ids
-  if kind == TOKENS:
 
-    def replaced(texts: Sequence[str], text: int) -> list[list[int]]:
-      ids = tokenizer.encode_batch(texts)
-      by_level = noisy_ids(
-        ids, numbers, text, levels, seed, tokenizer.random_ids
-      )
-      return list(itertools.chain(*by_level))
-
-    return rows_of(
-      tokenizer,
-      replaced(first, 0),
-      None if second is None else replaced(second, 1),
-      seq_len,
+  def encoded(texts: Sequence[str], text: int) -> list[list[int]]:
+    by_level = noisy_encodings(
+      kind, texts, examples.ids, text, levels, seed, tokenizer
     )
-
-  def rewritten(texts: Sequence[str], text: int) -> list[str]:
-    by_level = noisy_texts(kind, texts, numbers, text, levels, seed)
     return list(itertools.chain(*by_level))
 
-  return encode_examples(
+  return rows_of(
     tokenizer,
-    rewritten(first, 0),
-    None if second is None else rewritten(second, 1),
+    encoded(examples.text_a, 0),
+    None if examples.text_b is None else encoded(examples.text_b, 1),
     seq_len,
   )

@@ -105,6 +105,46 @@ def encode_windows(
       'one token of question and context each take 5; raise data.seq_len.'
     )
   asked = tokenizer.encode_batch(questions)
+  for number, ids in enumerate(asked):
+    if not ids:
+      raise _empty(place(number), 'question', questions[number])
+  return windows_of(
+    tokenizer,
+    asked,
+    contexts,
+    seq_len,
+    stride=stride,
+    longest_question=longest_question,
+    place=place,
+  )
+
+
+def windows_of(
+  tokenizer: Tokenizer,
+  asked: Sequence[list[int]],
+  contexts: Sequence[str],
+  seq_len: int,
+  *,
+  stride: int,
+  longest_question: int,
+  place: Callable[[int], str],
+) -> Windows:
+  """The windows of `encode_windows`, of questions that are ids already.
+
+  Args:
+    tokenizer: gives the ids of the contexts and the special tokens.
+    asked: Q questions, the ids of each, without special tokens; a question
+      that has none is asked nothing.
+    contexts: as of `encode_windows`, like the rest.
+    seq_len: S, at least 5.
+    stride: tokens from the start of one window to that of the next.
+    longest_question: tokens of a question.
+    place: what errors call a context.
+
+  Raises:
+    UserError: a context without tokens.
+    ValueError: the two lists have different lengths.
+  """
   # Of one context there are often several questions.
   distinct = list(dict.fromkeys(contexts))
   encoded = tokenizer.encode_with_offsets(distinct)
@@ -113,15 +153,8 @@ def encode_windows(
   ids_a, ids_b, question, places = [], [], [], []
   for number, (ids, context) in enumerate(zip(asked, contexts, strict=True)):
     context_ids, offsets = found[context]
-    for name, text, tokens in (
-      ('question', questions[number], ids),
-      ('context', context, context_ids),
-    ):
-      if not tokens:
-        raise UserError(
-          f'{place(number)} has an empty {name}, {text[:60]!r}: each should '
-          'be a question and a context to find its answer in.'
-        )
+    if not context_ids:
+      raise _empty(place(number), 'context', context)
     ids = ids[:longest_question]
     room = seq_len - 3 - len(ids)
     starts, lengths = _windows(len(context_ids), room, stride)
@@ -146,6 +179,13 @@ def encode_windows(
     offsets=all_offsets,
     is_max_context=is_max_context,
     num_cut=sum(len(ids) > longest_question for ids in asked),
+  )
+
+
+def _empty(place: str, name: str, text: str) -> UserError:
+  return UserError(
+    f'{place} has an empty {name}, {text[:60]!r}: each should be a question '
+    'and a context to find its answer in.'
   )
 
 

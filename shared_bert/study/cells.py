@@ -188,7 +188,7 @@ def robustness_config(
 
   Args:
     config: of the study, validated.
-    cell: of it, of a task of GLUE.
+    cell: of it, of a task.
     workdir: of the study.
   """
   made = settings.robustness_of(config, cell.task)

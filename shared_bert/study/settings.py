@@ -51,7 +51,8 @@ _FREE_KEYS = (
 def study_defaults() -> ConfigDict:
   """A study: which cells it has, and the settings of each.
 
-  Those of `robustness` are for each model that is fine-tuned on a task of GLUE.
+  Those of `robustness` are for each model that is fine-tuned on a task, those
+  of its sets of other domains for the tasks of GLUE.
   """
   config = ConfigDict(
     {
@@ -151,19 +152,23 @@ def glue_tasks(config: ConfigDict) -> list[str]:
   return [task for task in config.tasks if task not in SQUAD]
 
 
-def measures_robustness(config: ConfigDict) -> bool:
-  """Whether there is noise or a set of another domain to measure with."""
-  outside = config.robustness.outside
-  return bool(config.robustness.noise.kinds or outside.dir or outside.files)
+def measures_robustness(config: ConfigDict, task: str) -> bool:
+  """Whether there is noise or a set of another domain for models of a task."""
+  its = robustness_of(config, task)
+  return bool(its.noise.kinds or its.outside.dir or its.outside.files)
 
 
 def robustness_of(config: ConfigDict, task: str) -> ConfigDict:
   """The section `robustness` for the models of a task.
 
-  Of the sets and files of other domains it has those that these read.
+  Of the sets and files of other domains it has those that these read, of
+  SQuAD none.
   """
   made = copy.deepcopy(config.robustness)
   its = made.outside
+  if task in SQUAD:
+    its.update({'dir': '', 'sets': (), 'files': ()})
+    return made
   its.sets = tuple(name for name in its.sets if task in OUTSIDE[name].tasks)
   if config.robustness.outside.sets and not its.sets:
     its.dir = ''  # no set named: all of the folder

@@ -256,7 +256,7 @@ def _finetune(
     'majority': results.get('majority', {}),
     'examples': results['examples'],
   }
-  if cell.task in settings.SQUAD or not settings.measures_robustness(config):
+  if not settings.measures_robustness(config, cell.task):
     return found
   measured = robustness(
     cells_lib.robustness_config(config, cell, workdir), folder / 'robustness'

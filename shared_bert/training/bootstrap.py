@@ -79,13 +79,33 @@ def metric_samples(
   return found
 
 
+def mean_samples(
+  scores: np.ndarray, *, count: int = 1000, seed: int = 0
+) -> np.ndarray:
+  """Means of scores of examples, on the resamples of `metric_samples`.
+
+  Args:
+    scores: float [K, N], of N examples: K levels, kinds or models.
+    count: R, how many resamples.
+    seed: of the resamples.
+
+  Returns:
+    float64 [R, K].
+  """
+  columns = scores.T.astype(np.float32)
+  blocks = resamples(len(columns), count, seed)
+  sums = np.concatenate([counts @ columns for counts in blocks])
+  return sums.astype(np.float64) / len(columns)
+
+
 def interval(
   samples: np.ndarray, coverage: float = 0.95
 ) -> tuple[float, float]:
   """The percentile interval of samples float [R]: low and high end.
 
   Args:
-    samples: of a metric, an area or a difference, from `metric_samples`.
+    samples: of a metric, an area or a difference, from `metric_samples` or
+      `mean_samples`.
     coverage: share of the samples within.
   """
   tail = (1 - coverage) / 2
