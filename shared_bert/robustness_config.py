@@ -180,8 +180,9 @@ def with_questions_of(config: ConfigDict, run: dict | None) -> ConfigDict:
       f'and init_from={config.init_from} answers questions: measure it once '
       'more, with data.source=files and another file of SQuAD in data.dev_file.'
     )
-  del config['data']
-  config.update({'data': data})
+  with config.unlocked():
+    del config['data']
+    config.update({'data': data})
   return config
 
 

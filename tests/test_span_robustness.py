@@ -34,6 +34,7 @@ def config_of(run, **data):
   config.init_from = str(run)
   config.noise.levels, config.noise.resamples = LEVELS, 50
   config.data.update(data)
+  config.lock()  # as the command does
   validation.validate(config)
   file_validation.check_files(config)
   return config
