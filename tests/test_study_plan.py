@@ -47,6 +47,25 @@ def test_epochs_are_planned_by_the_rows_of_the_corpus(config, tmp_path):
   assert planned(config, tmp_path) == steps * STEP + BESIDES
 
 
+def test_evaluations_under_noise_are_planned(config, tmp_path):
+  config.tasks, config.finetune_seeds = ('mnli',), (0,)
+  config.pretrain.train.steps = 7
+  timed = {'seconds': [STEP], 'rows': 4, 'seq_len': 16}
+  found = {
+    'models': {'standard': {'pretrain': timed, 'finetune': timed}},
+    'tasks': {'mnli': {'train': 64, 'dev': 32, 'tokens': 8.0}},
+  }
+  seconds = []
+  for kinds in ((), ('characters', 'embedding')):
+    config.robustness.noise.kinds = kinds
+    config.robustness.noise.levels = (0.0, 0.1, 0.2, 0.4)
+    made = plan.make(config, tmp_path, found)
+    seconds.append(made.seconds[made.cells[-1].name])
+  # One without noise and six with, each of a third of a step's arithmetic.
+  one = 32 * 8 / 3 * STEP / (4 * 16)
+  assert seconds[1] - seconds[0] == pytest.approx(7 * one)
+
+
 def test_steps_and_tokens_are_planned_without_the_corpus(config, tmp_path):
   config.pretrain.data.update({'source': 'text', 'corpus': 'not there'})
   config.pretrain.train.steps = 7

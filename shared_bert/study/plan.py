@@ -111,7 +111,10 @@ def _rows_of_corpus(pretraining: str) -> int:
 def _finetune_seconds(
   config: ConfigDict, cell: Cell, cost: dict[str, Any]
 ) -> float:
-  """Of steps and evaluations of a fine-tuning, on the whole machine."""
+  """Of steps and evaluations of a fine-tuning, on the whole machine.
+
+  Those under noise are counted, sets of other domains are not.
+  """
   timed = cost['models'][cell.model]['finetune']
   size = cost['tasks'][cell.task]
   its = cells_lib.finetune_config(config, cell, pathlib.Path(), None)
@@ -122,6 +125,9 @@ def _finetune_seconds(
   steps = cells_lib.updates_of(its, size['train'])
   epoch = -(-size['train'] // its.train.batch_size)
   evaluations = max(1, steps // (its.train.eval_every or epoch))
+  if settings.measures_robustness(config, cell.task):
+    noise = config.robustness.noise
+    evaluations += 1 + len(noise.kinds) * (len(noise.levels) - 1)
   tokens = steps * its.train.batch_size * size['tokens']
   seen = evaluations * size['dev'] * size['tokens'] * _FORWARD
   return (tokens + seen) * a_token
@@ -166,8 +172,8 @@ def shown(plan: Plan, config: ConfigDict, cost: dict[str, Any]) -> str:
     f'{"left":38}{"":10}{duration(3600 * plan.hours_left):>12}',
     '',
     'Times are of the clock, from steps timed on this machine; compiling and '
-    'measuring',
-    'robustness come on top.',
+    'sets of',
+    'other domains come on top.',
   ]
   return '\n'.join(lines)
 
