@@ -43,10 +43,7 @@ def check_files(config: ConfigDict) -> None:
   elif data.source == 'files':
     for key in ('train_file', 'dev_file', 'test_file'):
       if data[key] and (key != 'train_file' or config.job == 'finetune'):
-        # Which of both it is, the model that is measured decides.
-        may_be_squad = config.job == 'robustness' and key == 'dev_file'
-        is_squad = may_be_squad and data[key].endswith('.json')
-        (squad if is_squad else table_files).check(data[key], f'data.{key}')
+        table_files.check(data[key], f'data.{key}')
   elif data.source == 'local' and config.job == 'finetune':
     check_glue(config_lib.tasks_of(config), data.glue_dir)
   if 'outside' in config:

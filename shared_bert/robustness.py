@@ -97,8 +97,8 @@ def measure(
     `job='eval'`; `noise` by split and kind; and `outside` by set.
 
   Raises:
-    UserError: for a model of masked words, for files that are missing or hold
-      what they should not.
+    UserError: for a model of masked words, for data that nobody names, and for
+      files that are missing or hold what they should not.
   """
   started = time.monotonic()
   config = copy.deepcopy(config)

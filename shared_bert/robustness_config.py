@@ -4,6 +4,7 @@
 """
 
 import itertools
+import os
 
 from ml_collections import ConfigDict
 
@@ -157,8 +158,8 @@ def with_questions_of(config: ConfigDict, run: dict | None) -> ConfigDict:
     The same config.
 
   Raises:
-    UserError: where nobody says which file of SQuAD there is, and for sets
-      that no model of questions reads.
+    UserError: where nobody says which file of SQuAD there is, or it is gone,
+      and for what no model of questions reads.
   """
   given, usual = config.data, robustness_defaults().data
   data = span_config.squad_defaults().data
@@ -169,17 +170,29 @@ def with_questions_of(config: ConfigDict, run: dict | None) -> ConfigDict:
       data[key] = given[key]
   if given.source:
     data.dev_file, data.dev_questions = given.dev_file, 0
+  mend = 'set data.source=files and data.dev_file, such as dev-v1.1.json.'
   if given.source not in ('', 'files') or not data.dev_file:
     raise UserError(
       f'init_from={config.init_from} answers questions, which are in files of '
-      'SQuAD: set data.source=files and data.dev_file, such as dev-v1.1.json.'
+      f'SQuAD: {mend}'
     )
-  if config.outside.files:
+  if not given.source and not os.path.exists(data.dev_file):
     raise UserError(
-      f'outside.files={tuple(config.outside.files)} are of texts with labels, '
-      f'and init_from={config.init_from} answers questions: measure it once '
-      'more, with data.source=files and another file of SQuAD in data.dev_file.'
+      f'data.dev_file={data.dev_file}, on which init_from={config.init_from} '
+      f'was evaluated, is not there: {mend}'
     )
+  for section, keys in (
+    (given, ('splits', 'test_file')),
+    (config.outside, ('dir', 'sets', 'files')),
+  ):
+    for key in keys:
+      if section[key]:
+        name = f'{"data" if section is given else "outside"}.{key}'
+        raise UserError(
+          f'{name}={section[key]} is of texts with labels, and init_from='
+          f'{config.init_from} answers questions: leave it out. Another file '
+          'of SQuAD is measured by itself, as data.dev_file.'
+        )
   with config.unlocked():
     del config['data']
     config.update({'data': data})

@@ -47,9 +47,10 @@ def under_noise(
   clean = model.answers(params)
   for split in data.scored:
     values, samples = {}, {}
+    without = _f1(data, split, clean[split])
     for kind in noise.kinds:
       noisy = _answers(kind, config, saved, data, split, model, params)
-      f1 = np.array([_f1(data, split, each) for each in (clean[split], *noisy)])
+      f1 = np.array([without, *(_f1(data, split, each) for each in noisy)])
       values[kind] = 100 * f1.mean(axis=1)
       samples[kind] = 100 * bootstrap.mean_samples(
         f1, count=noise.resamples, seed=noise.seed

@@ -34,6 +34,16 @@ def test_samples_are_the_metric_of_the_resampled_rows(name):
     np.testing.assert_allclose(row, expected, atol=1e-12)
 
 
+def test_means_are_those_of_the_resamples_of_metrics():
+  predictions, labels = sets_of('accuracy')
+  samples = bootstrap.metric_samples('accuracy', predictions, labels, count=25)
+  means = bootstrap.mean_samples(predictions == labels, count=25)
+  np.testing.assert_allclose(means, samples, atol=1e-12)
+  for wrong in (predictions[0], predictions[:, :0]):
+    with pytest.raises(ValueError, match='should be'):
+      bootstrap.mean_samples(wrong)
+
+
 def test_resamples_follow_size_and_seed_alone_and_have_the_size():
   first, again = (list(bootstrap.resamples(40, 300, 5)) for _ in range(2))
   np.testing.assert_array_equal(first, again)

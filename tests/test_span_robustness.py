@@ -16,7 +16,11 @@ from shared_bert.finetune import finetune
 from shared_bert.interop import huggingface
 from shared_bert.interop.saved import open_saved
 from shared_bert.robustness import measure, robustness
-from shared_bert.robustness_config import KINDS, robustness_defaults
+from shared_bert.robustness_config import (
+  KINDS,
+  robustness_defaults,
+  with_questions_of,
+)
 from shared_bert.robustness_results import read_predictions
 from shared_bert.span_data import SpanData
 from shared_bert.training import answer_metrics, bootstrap
@@ -228,16 +232,35 @@ def test_a_dry_run_asks_a_few_questions(measured, tmp_path, capsys):
   assert 'by level of noise' not in capsys.readouterr().out
 
 
-def test_what_no_model_of_questions_reads_is_refused(learnt, glue, tmp_path):
+@pytest.mark.parametrize(
+  ('section', 'key', 'value'),
+  [
+    ('outside', 'files', ('new.csv',)),
+    ('outside', 'dir', 'ood'),
+    ('data', 'splits', ('dev',)),
+    ('data', 'test_file', 'test.tsv'),
+  ],
+)
+def test_what_no_model_of_questions_reads_is_refused(
+  section, key, value, learnt, tmp_path
+):
   config = config_of(learnt[0])
-  config.outside.files = ('new.csv',)
-  with pytest.raises(UserError, match='are of texts with labels, and'):
+  config[section][key] = value
+  with pytest.raises(UserError, match=f'{section}.{key}=.* leave it out'):
     measure(config, tmp_path)
+
+
+def test_files_that_are_not_of_squad_or_gone_are_refused(
+  learnt, glue, tmp_path
+):
   config = config_of(learnt[0], source='local', glue_dir=str(glue), task='cola')
   with pytest.raises(UserError, match='in files of SQuAD: set data.source'):
     measure(config, tmp_path)
-  with pytest.raises(UserError, match='data.dev_file=absent.json is not there'):
+  with pytest.raises(UserError, match='data.dev_file=absent.json: there is no'):
     config_of(learnt[0], source='files', dev_file='absent.json')
+  moved = {'data': {'dev_file': str(tmp_path / 'moved.json')}}
+  with pytest.raises(UserError, match='moved.json, on which .* data.dev_file'):
+    with_questions_of(config_of(learnt[0]), moved)
 
 
 def test_f1_of_each_answer_has_the_mean_of_all():

@@ -59,7 +59,7 @@ def draws(
   Args:
     seed: of the noise, any integer >= 0.
     kind: of the noise; kinds are independent of each other.
-    example: number of the example in its file, >= 0.
+    example: number of the example in its file, or of its id, >= 0.
     text: 0 for the first text of an example, 1 for the second.
     count: things that may be hit.
     each: numbers for each of them, the first of which decides on the hit.

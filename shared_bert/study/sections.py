@@ -131,9 +131,9 @@ def noise(analysis: Analysis, pictures: Pictures) -> list[str]:
     return [*lines, 'Noise was not measured.', '']
   lines += [
     'Of each curve of a task’s first metric over levels of noise the mean '
-    'height (its area over its width), × 100, and what it is above the metric '
-    'without noise; of MNLI on the matched set. Means over tasks that all '
-    'models have, with intervals over the examples of their dev sets, not '
+    'height (its area over its width), in per cent, and what it is above the '
+    'metric without noise; of MNLI on the matched set. Means over tasks that '
+    'all models have, with intervals over the examples of their dev sets, not '
     'over seeds. Of differences of scores a task is left out where most runs '
     'of both models collapsed, of what noise changes where those of one did: '
     'who has learnt nothing loses nothing.',

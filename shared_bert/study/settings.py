@@ -168,6 +168,7 @@ def robustness_of(config: ConfigDict, task: str) -> ConfigDict:
   its = made.outside
   if task in SQUAD:
     its.update({'dir': '', 'sets': (), 'files': ()})
+    made.data.update({'splits': (), 'test_file': ''})
     return made
   its.sets = tuple(name for name in its.sets if task in OUTSIDE[name].tasks)
   if config.robustness.outside.sets and not its.sets:

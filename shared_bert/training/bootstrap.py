@@ -91,11 +91,15 @@ def mean_samples(
 
   Returns:
     float64 [R, K].
+
+  Raises:
+    ValueError: no rows, or scores of another shape.
   """
-  columns = scores.T.astype(np.float32)
+  if scores.ndim != 2 or not scores.shape[1]:
+    raise ValueError(f'{scores.shape} scores, which should be [K, N]')
+  columns = scores.T.astype(np.float64)
   blocks = resamples(len(columns), count, seed)
-  sums = np.concatenate([counts @ columns for counts in blocks])
-  return sums.astype(np.float64) / len(columns)
+  return np.concatenate([counts @ columns for counts in blocks]) / len(columns)
 
 
 def interval(
