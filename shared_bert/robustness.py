@@ -246,9 +246,7 @@ def _curves(
       kind: np.array([score(one, labels) for one in each])
       for kind, each in predictions.items()
     },
-    dict(
-      zip(predictions, np.split(samples, len(predictions), axis=1), strict=True)
-    ),
+    samples,
   )
 
 

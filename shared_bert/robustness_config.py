@@ -181,18 +181,20 @@ def with_questions_of(config: ConfigDict, run: dict | None) -> ConfigDict:
       f'data.dev_file={data.dev_file}, on which init_from={config.init_from} '
       f'was evaluated, is not there: {mend}'
     )
-  for section, keys in (
-    (given, ('splits', 'test_file')),
-    (config.outside, ('dir', 'sets', 'files')),
+  outside = config.outside
+  for key, value in (
+    ('data.splits', given.splits),
+    ('data.test_file', given.test_file),
+    ('outside.dir', outside.dir),
+    ('outside.sets', outside.sets),
+    ('outside.files', outside.files),
   ):
-    for key in keys:
-      if section[key]:
-        name = f'{"data" if section is given else "outside"}.{key}'
-        raise UserError(
-          f'{name}={section[key]} is of texts with labels, and init_from='
-          f'{config.init_from} answers questions: leave it out. Another file '
-          'of SQuAD is measured by itself, as data.dev_file.'
-        )
+    if value:
+      raise UserError(
+        f'{key}={value} is of texts with labels, and init_from='
+        f'{config.init_from} answers questions: leave it out. Another file of '
+        'SQuAD is measured by itself, as data.dev_file.'
+      )
   with config.unlocked():
     del config['data']
     config.update({'data': data})

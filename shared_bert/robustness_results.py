@@ -22,7 +22,7 @@ def curves_of(
   metric: str,
   levels: Sequence[float],
   values: Mapping[str, np.ndarray],
-  samples: Mapping[str, np.ndarray],
+  samples: np.ndarray,
 ) -> dict[str, Any]:
   """A metric by level and its area, by kind of noise, with intervals.
 
@@ -30,18 +30,20 @@ def curves_of(
     metric: its name.
     levels: K of them.
     values: by kind, float [K].
-    samples: of resamples of the examples, by kind, float [R, K].
+    samples: of R resamples of the examples, the levels of one kind after those
+      of another: float [R, K times the number of kinds].
 
   Returns:
     What `results.json` says of each kind.
   """
   at, found = np.array(levels), {}
-  for kind, each in values.items():
-    areas = metrics_lib.area_under_curve(at, samples[kind])
+  by_kind = np.split(samples, len(values), axis=1)
+  for (kind, each), its in zip(values.items(), by_kind, strict=True):
+    areas = metrics_lib.area_under_curve(at, its)
     found[kind] = {
       'metric': metric,
       'values': each.tolist(),
-      'intervals': [list(bootstrap.interval(one)) for one in samples[kind].T],
+      'intervals': [list(bootstrap.interval(one)) for one in its.T],
       'auc': float(metrics_lib.area_under_curve(at, each)),
       'auc_interval': list(bootstrap.interval(areas)),
     }
@@ -158,7 +160,7 @@ def show(results: dict[str, Any]) -> None:
       _row('', [f'{x:.0%}' for x in noise['levels']])
       + f'{"AUC":>8}  95 % interval'
     )
-    places = 2 if metric == 'f1' and results['task'] == 'squad' else 4
+    places = 2 if results['task'] == 'squad' else 4  # per cent, or shares
     for kind, found in kinds.items():
       low, high = found['auc_interval']
       numbers = [f'{x:.{places}f}' for x in (*found['values'], found['auc'])]

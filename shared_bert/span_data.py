@@ -134,17 +134,23 @@ class SpanData:
     return found
 
   def _windows(
-    self, tokenizer: Tokenizer, questions: Questions, seq_len: int
+    self,
+    tokenizer: Tokenizer,
+    questions: Questions,
+    seq_len: int,
+    asked: list[list[int]] | None = None,
   ) -> Windows:
-    return spans.encode_windows(
-      tokenizer,
-      questions.texts,
-      questions.contexts,
-      seq_len,
-      stride=self.keys.stride,
-      longest_question=self.keys.question_length,
-      place=questions.place,
-    )
+    cutting = {
+      'stride': self.keys.stride,
+      'longest_question': self.keys.question_length,
+      'place': questions.place,
+    }
+    texts, contexts = questions.texts, questions.contexts
+    if asked is None:
+      return spans.encode_windows(
+        tokenizer, texts, contexts, seq_len, **cutting
+      )
+    return spans.windows_of(tokenizer, asked, contexts, seq_len, **cutting)
 
   def asked_otherwise(
     self,
@@ -161,16 +167,7 @@ class SpanData:
       tokenizer: that encoded the split.
       seq_len: S.
     """
-    questions = self.splits[split]
-    return spans.windows_of(
-      tokenizer,
-      asked,
-      questions.contexts,
-      seq_len,
-      stride=self.keys.stride,
-      longest_question=self.keys.question_length,
-      place=questions.place,
-    )
+    return self._windows(tokenizer, self.splits[split], seq_len, asked)
 
   def _training_rows(
     self, tokenizer: Tokenizer, seq_len: int

@@ -46,21 +46,28 @@ def under_noise(
   noise, by_split, kept = config.noise, {}, {}
   clean = model.answers(params)
   for split in data.scored:
-    values, samples = {}, {}
+    f1 = {}
     without = _f1(data, split, clean[split])
     for kind in noise.kinds:
       noisy = _answers(kind, config, saved, data, split, model, params)
-      f1 = np.array([without, *(_f1(data, split, each) for each in noisy)])
-      values[kind] = 100 * f1.mean(axis=1)
-      samples[kind] = 100 * bootstrap.mean_samples(
-        f1, count=noise.resamples, seed=noise.seed
+      f1[kind] = np.array(
+        [without, *(_f1(data, split, each) for each in noisy)]
       )
-      kept[f'{split}/{kind}'] = f1
-    by_split[split] = robustness_results.curves_of(
-      'f1', noise.levels, values, samples
-    )
+    by_split[split] = _curves(noise, f1)
+    kept |= {f'{split}/{kind}': each for kind, each in f1.items()}
     kept[f'{split}/ids'] = np.array(data.splits[split].ids)
   return by_split, kept
+
+
+def _curves(noise: ConfigDict, f1: dict[str, np.ndarray]) -> dict[str, Any]:
+  """The mean F1 by level and its area, by kind; of that of answers, [K, N]."""
+  if not f1:
+    return {}
+  samples = bootstrap.mean_samples(
+    np.concatenate(list(f1.values())), count=noise.resamples, seed=noise.seed
+  )
+  means = {kind: 100 * each.mean(axis=1) for kind, each in f1.items()}
+  return robustness_results.curves_of('f1', noise.levels, means, 100 * samples)
 
 
 def _answers(
